@@ -1,0 +1,33 @@
+//! Compiles `proto/` with protox, so that no protoc is needed on the machine.
+
+use prost::Message as _;
+use std::{env, error::Error, fs, path::PathBuf};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    if env::var_os("CARGO_FEATURE_WORKER").is_none() {
+        return Ok(()); // `verify` alone needs no messages
+    }
+    let server = env::var_os("CARGO_FEATURE_SERVER").is_some();
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let descriptors = protox::compile(
+        [
+            "proto/backjob/v1/job.proto",
+            "proto/backjob/v1/job_control.proto",
+            "proto/backjob/v1/job_worker.proto",
+        ],
+        ["proto"],
+    )?;
+    fs::write(out.join("backjob.v1.bin"), descriptors.encode_to_vec())?;
+
+    tonic_prost_build::configure()
+        .out_dir(&out)
+        .build_client(true)
+        .build_server(server)
+        .bytes(".backjob.v1.RawBody.data")
+        .bytes(".backjob.v1.JobResult.data")
+        .btree_map(".backjob.v1")
+        .extern_path(".google.rpc", "::tonic_types::pb")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! backjob: start any HTTP action of an application in the background, and
+//! watch its progress live, over gRPC.
+
+#[cfg(feature = "worker")]
+pub mod proto;

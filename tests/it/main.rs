@@ -1,0 +1,3 @@
+//! The one test binary: each module holds one layer.
+
+mod contract;
