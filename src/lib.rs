@@ -3,3 +3,6 @@
 
 #[cfg(feature = "worker")]
 pub mod proto;
+
+#[cfg(feature = "server")]
+pub mod job;

@@ -1,0 +1,21 @@
+//! The domain: what a job is, and how it moves from state to state.
+//!
+//! Pure: no async, no I/O, no clock. It imports nothing of this crate. The
+//! engine applies an event to a [`Job`], saves what came of it, and only then
+//! carries out what the [`Transition`] says.
+//!
+//! Invariants, each held by a test in `matrix.rs`:
+//! - a final state never changes;
+//! - a refused event changes nothing;
+//! - a revision never falls, and rises with every visible change;
+//! - what concerns another attempt has no effect.
+
+pub mod state;
+pub mod text;
+pub mod transition;
+
+#[cfg(test)]
+mod matrix;
+
+pub use state::{Detail, Failure, Job, Now, Output, Reason, Revision, Rules, State, StateName};
+pub use transition::{Event, Refused, Signal, Transition};

@@ -1,0 +1,525 @@
+//! The machine: `Job::apply(event, now)`.
+//!
+//! It changes the job and says, as data, what follows; the caller saves first
+//! and carries the rest out afterwards. A refused event changes nothing.
+
+use super::state::{Detail, Failure, Job, Now, Output, Reason, Run, State, StateName};
+
+/// Something that happens to a job.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Its time may have come.
+    Due,
+    /// A slot is free: begin an attempt.
+    Claim,
+    /// Somebody wants it to end.
+    Cancel,
+    /// Look at the clock.
+    Timer,
+    /// A process takes over what another one left running.
+    Adopt,
+    /// Something that concerns one attempt only.
+    Of(u32, Signal),
+}
+
+/// What is heard of one attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Signal {
+    /// The request was wholly written.
+    Sent,
+    /// A piece of the response's body came.
+    Heard,
+    /// The action reported.
+    Report(Report),
+    /// The action was told to stop.
+    StopDelivered,
+    /// A response came, and its body has ended.
+    Response(Response),
+    /// The request was never sent.
+    NotSent(Reason, String),
+    /// What came back was no response, or too large a one.
+    BadResponse(String),
+    /// The connection broke after the request was sent.
+    Lost(String),
+}
+
+/// One report, already checked.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Report {
+    /// Rising within the attempt.
+    pub sequence: Option<u64>,
+    /// Progress.
+    pub progress: Option<Progress>,
+    /// In the action's own terms.
+    pub detail: Option<Detail>,
+    /// Text.
+    pub text: Option<TextChange>,
+    /// The end of the attempt.
+    pub end: Option<End>,
+}
+
+/// A change of the percentage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// To this, 0 to 100.
+    To(u32),
+    /// By this; a sum over 100 is 100.
+    By(u32),
+}
+
+/// A change of the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TextChange {
+    /// Another text.
+    Replace(String),
+    /// More text.
+    Append(String),
+}
+
+/// How the action says that it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// Done.
+    Finish(Option<Output>),
+    /// Failed.
+    Fail {
+        /// For people.
+        message: String,
+        /// Whether another attempt may succeed.
+        retryable: bool,
+    },
+    /// Obeyed a cancel.
+    Stopped,
+}
+
+/// A response whose body has ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Response {
+    /// HTTP status, 200 to 599.
+    pub status: u16,
+    /// What the job keeps of it.
+    pub output: Option<Output>,
+    /// The body, where it is text.
+    pub text: Option<String>,
+    /// `Retry-After`, milliseconds.
+    pub retry_after: Option<u64>,
+}
+
+/// How soon a change must be in the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Save {
+    /// Not at all.
+    #[default]
+    Not,
+    /// With the next flush.
+    Flush,
+    /// Before anybody is told.
+    Commit,
+}
+
+/// What becomes of the connection to the action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Connection {
+    /// It stays as it is.
+    #[default]
+    Keep,
+    /// It may live for `trigger.linger`.
+    Linger,
+    /// It is closed before anything else.
+    Close,
+}
+
+/// What follows from an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Transition {
+    /// How soon it is saved.
+    pub save: Save,
+    /// Whether callers can see a difference.
+    pub visible: bool,
+    /// What becomes of the connection.
+    pub connection: Connection,
+    /// Whether the action is to be triggered now.
+    pub trigger: bool,
+    /// Whether the attempt ended.
+    pub attempt_ended: bool,
+}
+
+/// Why an event has no effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The job has ended.
+    #[error("the job has ended: {0}")]
+    Final(StateName),
+    /// A newer attempt has begun, or this one has ended.
+    #[error("attempt {0} is not the one that runs")]
+    StaleAttempt(u32),
+    /// A report at or below the last sequence; nothing is wrong.
+    #[error("already applied")]
+    Repeat,
+    /// `stopped` without a cancel.
+    #[error("nobody cancelled the job")]
+    NotCancelled,
+    /// Nothing is due yet.
+    #[error("nothing is due")]
+    NotDue,
+    /// The event means nothing in this state.
+    #[error("means nothing while {0}")]
+    Meaningless(StateName),
+}
+
+type Result = std::result::Result<Transition, Refused>;
+
+impl Job {
+    /// Applies `event`. On `Err` the job is as it was.
+    pub fn apply(&mut self, event: Event, now: Now) -> Result {
+        let name = self.state_name();
+        if name.is_final() {
+            return match event {
+                Event::Cancel if name == StateName::Cancelled => Ok(Transition::default()),
+                Event::Of(attempt, _) if attempt != self.attempt => Err(Refused::StaleAttempt(attempt)),
+                Event::Due | Event::Claim | Event::Cancel | Event::Timer | Event::Adopt | Event::Of(..) => {
+                    Err(Refused::Final(name))
+                }
+            };
+        }
+        match event {
+            Event::Due => self.due(now),
+            Event::Claim => self.claim(now),
+            Event::Cancel => self.cancel(now),
+            Event::Timer => self.timer(now),
+            Event::Adopt => self.adopt(now),
+            Event::Of(attempt, signal) => match &self.state {
+                State::Running(run) if attempt == self.attempt => {
+                    let run = run.clone();
+                    self.signal(run, signal, now)
+                }
+                State::Running(_) | State::Scheduled | State::Queued => Err(Refused::StaleAttempt(attempt)),
+                State::Succeeded | State::Failed | State::Cancelled => Err(Refused::Final(name)),
+            },
+        }
+    }
+
+    fn due(&mut self, now: Now) -> Result {
+        match self.state {
+            State::Scheduled if self.scheduled_at <= now.wall => {
+                self.state = State::Queued;
+                Ok(self.changed(now, Save::Commit))
+            }
+            State::Scheduled => Err(Refused::NotDue),
+            _ => Err(Refused::Meaningless(self.state_name())),
+        }
+    }
+
+    fn claim(&mut self, now: Now) -> Result {
+        match self.state {
+            State::Scheduled if self.scheduled_at > now.wall => return Err(Refused::NotDue),
+            State::Scheduled | State::Queued => {}
+            _ => return Err(Refused::Meaningless(self.state_name())),
+        }
+        if let Ok(given_up) = self.overdue(now) {
+            return Ok(given_up);
+        }
+        let started_at = *self.started_at.get_or_insert(now.wall);
+        let must_end_at = self.rules.max_duration.map(|span| {
+            let left = started_at.saturating_add_unsigned(span).saturating_sub(now.wall);
+            now.mono.saturating_add(u64::try_from(left).unwrap_or(0))
+        });
+        self.attempt += 1;
+        self.progress = 0;
+        self.detail = None;
+        self.text = super::text::Text::default();
+        self.failure = None;
+        self.output = None;
+        self.state = State::Running(Run {
+            sent_at: None,
+            reported: false,
+            connected: true,
+            lost: false,
+            sequence: 0,
+            heard_at: now.mono,
+            must_end_at,
+            cancel_since: None,
+            stop_delivered: false,
+        });
+        self.revision = self.revision.next_epoch();
+        self.updated_at = now.wall;
+        Ok(Transition { save: Save::Commit, visible: true, trigger: true, ..Transition::default() })
+    }
+
+    fn cancel(&mut self, now: Now) -> Result {
+        match &mut self.state {
+            State::Running(run) => {
+                if run.cancel_since.is_some() {
+                    return Ok(Transition::default());
+                }
+                run.cancel_since = Some(now.mono);
+                self.cancel_requested = true;
+                Ok(self.changed(now, Save::Commit))
+            }
+            _ => Ok(self.end(State::Cancelled, now, Connection::Keep)),
+        }
+    }
+
+    /// Ends a waiting job whose time is over.
+    fn overdue(&mut self, now: Now) -> Result {
+        if self.attempt == 0 && self.rules.expire_at.is_some_and(|at| at <= now.wall) {
+            let message = "the first attempt had not begun when expire_after passed";
+            return Ok(self.fail(Reason::Expired, message.into(), None, now));
+        }
+        let end =
+            self.started_at.zip(self.rules.max_duration).map(|(at, span)| at.saturating_add_unsigned(span));
+        if end.is_some_and(|at| at <= now.wall) {
+            return Ok(self.fail(Reason::Deadline, "max_duration passed".into(), None, now));
+        }
+        Err(Refused::NotDue)
+    }
+
+    fn timer(&mut self, now: Now) -> Result {
+        let State::Running(run) = &self.state else { return self.overdue(now) };
+        let passed = |at: Option<u64>| at.is_some_and(|at| at <= now.mono);
+        if passed(run.cancel_since.map(|at| at.saturating_add(self.rules.cancel_grace))) {
+            return Ok(self.end(State::Cancelled, now, Connection::Close));
+        }
+        if passed(run.must_end_at) {
+            return Ok(self.give_up(Reason::Deadline, "max_duration passed".into(), false, now));
+        }
+        if passed(self.stall_at(run)) {
+            let (reason, message) = if run.lost {
+                (Reason::Lost, "the connection was lost and no report came")
+            } else {
+                (Reason::Stalled, "nothing was heard of the action")
+            };
+            return Ok(self.give_up(reason, message.into(), true, now));
+        }
+        Err(Refused::NotDue)
+    }
+
+    fn adopt(&mut self, now: Now) -> Result {
+        let State::Running(mut run) = self.state.clone() else {
+            return Err(Refused::Meaningless(self.state_name()));
+        };
+        self.revision = self.revision.next_epoch();
+        if run.sent_at.is_none() && !run.reported {
+            // It surely never ran: the attempt counts, but is made up for once.
+            if self.cancel_requested {
+                return Ok(self.end(State::Cancelled, now, Connection::Keep));
+            }
+            let message = "the server ended before the request was sent".to_owned();
+            if self.attempt > self.rules.max_attempts {
+                return Ok(self.fail(Reason::Lost, message, None, now));
+            }
+            return Ok(self.wait_again(
+                now.wall,
+                Failure { reason: Reason::Lost, message, http_status: None },
+                now,
+            ));
+        }
+        run.connected = false;
+        run.lost = !run.reported;
+        run.heard_at = now.mono;
+        run.stop_delivered = false;
+        run.cancel_since = self.cancel_requested.then_some(now.mono);
+        run.must_end_at = self.started_at.zip(self.rules.max_duration).map(|(at, span)| {
+            let left = at.saturating_add_unsigned(span).saturating_sub(now.wall);
+            now.mono.saturating_add(u64::try_from(left).unwrap_or(0))
+        });
+        self.state = State::Running(run);
+        self.updated_at = now.wall;
+        Ok(Transition { save: Save::Commit, visible: true, ..Transition::default() })
+    }
+
+    fn signal(&mut self, mut run: Run, signal: Signal, now: Now) -> Result {
+        match signal {
+            Signal::Sent => {
+                run.sent_at = Some(now.wall);
+                run.heard_at = now.mono;
+                self.state = State::Running(run);
+                Ok(Transition { save: Save::Flush, ..Transition::default() })
+            }
+            Signal::Heard => {
+                run.heard_at = now.mono;
+                self.state = State::Running(run);
+                Ok(Transition::default())
+            }
+            Signal::StopDelivered => {
+                run.stop_delivered = run.cancel_since.is_some();
+                self.state = State::Running(run);
+                Ok(Transition::default())
+            }
+            Signal::Report(report) => self.report(run, report, now),
+            Signal::Response(response) => Ok(self.response(run, response, now)),
+            Signal::NotSent(reason, message) => {
+                Ok(self.give_up(reason, message, reason == Reason::Connect, now))
+            }
+            Signal::BadResponse(message) => Ok(self.give_up(Reason::BadResponse, message, true, now)),
+            Signal::Lost(_) if run.cancel_since.is_some() => {
+                Ok(self.end(State::Cancelled, now, Connection::Keep))
+            }
+            Signal::Lost(_) => {
+                run.connected = false;
+                run.lost = true;
+                run.heard_at = now.mono;
+                self.state = State::Running(run);
+                Ok(Transition::default())
+            }
+        }
+    }
+
+    fn report(&mut self, mut run: Run, report: Report, now: Now) -> Result {
+        if report.sequence.is_some_and(|s| s <= run.sequence) {
+            return Err(Refused::Repeat);
+        }
+        if report.end == Some(End::Stopped) && run.cancel_since.is_none() {
+            return Err(Refused::NotCancelled);
+        }
+        run.sequence = report.sequence.unwrap_or(run.sequence);
+        run.reported = true;
+        run.lost = false;
+        run.heard_at = now.mono;
+        match report.progress {
+            Some(Progress::To(percent)) => self.progress = percent.min(100),
+            Some(Progress::By(percent)) => self.progress = self.progress.saturating_add(percent).min(100),
+            None => {
+                if let Some(Detail { done, total: total @ 1.., .. }) = &report.detail {
+                    let percent = u128::from(*done) * 100 / u128::from(*total);
+                    self.progress = u32::try_from(percent.min(100)).unwrap_or(100);
+                }
+            }
+        }
+        if report.detail.is_some() {
+            self.detail = report.detail;
+        }
+        match report.text {
+            Some(TextChange::Replace(text)) => self.text.replace(&text),
+            Some(TextChange::Append(text)) => self.text.append(&text),
+            None => {}
+        }
+        self.state = State::Running(run);
+        Ok(match report.end {
+            None => self.changed(now, Save::Flush),
+            Some(End::Finish(output)) => {
+                self.output = output;
+                self.progress = 100;
+                self.end(State::Succeeded, now, Connection::Linger)
+            }
+            Some(End::Fail { message, retryable }) => {
+                let mut ended = self.give_up(Reason::ActionFailed, message, retryable, now);
+                ended.connection = Connection::Linger;
+                ended
+            }
+            Some(End::Stopped) => self.end(State::Cancelled, now, Connection::Linger),
+        })
+    }
+
+    fn response(&mut self, mut run: Run, response: Response, now: Now) -> Transition {
+        let status = response.status;
+        match status {
+            202 => {
+                run.connected = false;
+                run.heard_at = now.mono;
+                self.state = State::Running(run);
+                Transition::default()
+            }
+            200..300 if run.stop_delivered => self.end(State::Cancelled, now, Connection::Keep),
+            200..300 => {
+                if let (Some(text), 0) = (&response.text, self.text.written()) {
+                    self.text.replace(text);
+                }
+                self.output = response.output;
+                self.progress = 100;
+                self.end(State::Succeeded, now, Connection::Keep)
+            }
+            300..400 => self.attempt_failed(
+                Reason::Redirect,
+                "redirects are not followed".into(),
+                status,
+                false,
+                None,
+                now,
+            ),
+            408 | 425 | 429 | 500.. => {
+                let message = format!("the action answered {status}");
+                self.attempt_failed(Reason::HttpStatus, message, status, true, response.retry_after, now)
+            }
+            400..500 => {
+                let message = format!("the action answered {status}");
+                self.attempt_failed(Reason::HttpStatus, message, status, false, None, now)
+            }
+            ..200 => self.give_up(Reason::BadResponse, format!("unexpected status {status}"), true, now),
+        }
+    }
+
+    fn attempt_failed(
+        &mut self,
+        reason: Reason,
+        message: String,
+        status: u16,
+        retryable: bool,
+        retry_after: Option<u64>,
+        now: Now,
+    ) -> Transition {
+        self.failed(Failure { reason, message, http_status: Some(status) }, retryable, retry_after, now)
+    }
+
+    /// The attempt failed without a status.
+    fn give_up(&mut self, reason: Reason, message: String, retryable: bool, now: Now) -> Transition {
+        self.failed(Failure { reason, message, http_status: None }, retryable, None, now)
+    }
+
+    fn failed(
+        &mut self,
+        failure: Failure,
+        retryable: bool,
+        retry_after: Option<u64>,
+        now: Now,
+    ) -> Transition {
+        if self.cancel_requested {
+            return self.end(State::Cancelled, now, Connection::Close);
+        }
+        if !retryable || self.attempt >= self.rules.max_attempts {
+            let Failure { reason, message, http_status } = failure;
+            return self.fail(reason, message, http_status, now);
+        }
+        let asked = retry_after.unwrap_or(0).min(self.rules.max_backoff);
+        let wait = self.backoff(now.chance).max(asked);
+        self.wait_again(now.wall.saturating_add_unsigned(wait), failure, now)
+    }
+
+    /// Exponential, with half of it left to chance.
+    fn backoff(&self, chance: f64) -> u64 {
+        let rules = &self.rules;
+        let power = i32::try_from(self.attempt.saturating_sub(1)).unwrap_or(i32::MAX);
+        let full =
+            (rules.initial_backoff as f64 * rules.multiplier.powi(power)).min(rules.max_backoff as f64);
+        (full * (0.5 + chance.clamp(0.0, 1.0) / 2.0)) as u64
+    }
+
+    fn wait_again(&mut self, at: i64, failure: Failure, now: Now) -> Transition {
+        self.scheduled_at = at;
+        self.failure = Some(failure);
+        self.state = if at > now.wall { State::Scheduled } else { State::Queued };
+        let mut transition = self.changed(now, Save::Commit);
+        transition.connection = Connection::Close;
+        transition.attempt_ended = true;
+        transition
+    }
+
+    fn fail(&mut self, reason: Reason, message: String, http_status: Option<u16>, now: Now) -> Transition {
+        self.failure = Some(Failure { reason, message, http_status });
+        self.end(State::Failed, now, Connection::Close)
+    }
+
+    fn end(&mut self, state: State, now: Now, connection: Connection) -> Transition {
+        let attempt_ended = matches!(self.state, State::Running(_));
+        self.state = state;
+        self.ended_at = Some(now.wall);
+        let changed = self.changed(now, Save::Commit);
+        Transition { connection, attempt_ended, ..changed }
+    }
+
+    fn changed(&mut self, now: Now, save: Save) -> Transition {
+        self.revision = self.revision.next();
+        self.updated_at = now.wall;
+        Transition { save, visible: true, ..Transition::default() }
+    }
+}
