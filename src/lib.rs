@@ -6,3 +6,6 @@ pub mod proto;
 
 #[cfg(feature = "server")]
 pub mod job;
+
+#[cfg(feature = "server")]
+pub mod watch;

@@ -10,6 +10,7 @@
 //! - a revision never falls, and rises with every visible change;
 //! - what concerns another attempt has no effect.
 
+pub mod id;
 pub mod state;
 pub mod text;
 pub mod transition;
@@ -17,5 +18,6 @@ pub mod transition;
 #[cfg(test)]
 mod matrix;
 
+pub use id::{BadJobId, JobId};
 pub use state::{Detail, Failure, Job, Now, Output, Reason, Revision, Rules, State, StateName};
 pub use transition::{Event, Refused, Signal, Transition};

@@ -1,0 +1,213 @@
+//! The hub: from a change to those who watch its job.
+
+use super::frame::{Frame, Subject};
+use super::inbox::{Closed, Inbox, Item};
+use crate::job::{JobId, Revision};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::sync::Notify;
+
+type Matches<S> = Box<dyn Fn(&S) -> bool + Send + Sync>;
+
+/// Locks are held for a few map operations and never across an await; a panic
+/// under one leaves maps that are still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Core<S> {
+    number: u64,
+    matches: Option<Matches<S>>,
+    inbox: Mutex<Inbox<S>>,
+    wake: Notify,
+}
+
+impl<S: Subject> Core<S> {
+    fn offer(&self, frame: &Arc<Frame<S>>) {
+        if lock(&self.inbox).offer(frame) {
+            self.wake.notify_one();
+        }
+    }
+}
+
+type Watchers<S> = HashMap<u64, Arc<Core<S>>>;
+
+struct Registry<S> {
+    by_job: HashMap<JobId, Watchers<S>>,
+    by_filter: Watchers<S>,
+    all: HashMap<u64, Weak<Core<S>>>,
+    closed: bool,
+}
+
+/// Everyone who watches.
+pub struct Hub<S> {
+    registry: Mutex<Registry<S>>,
+    next: AtomicU64,
+}
+
+impl<S: Subject> Default for Hub<S> {
+    fn default() -> Self {
+        let registry = Registry {
+            by_job: HashMap::new(),
+            by_filter: HashMap::new(),
+            all: HashMap::new(),
+            closed: false,
+        };
+        Self { registry: Mutex::new(registry), next: AtomicU64::new(0) }
+    }
+}
+
+impl<S: Subject> Hub<S> {
+    /// Watches the jobs `ids`, and those that `matches` selects from now on.
+    /// The caller reads the present states afterwards and offers them, so that
+    /// no change can fall between.
+    pub fn watch(self: &Arc<Self>, ids: &[JobId], matches: Option<Matches<S>>) -> Watcher<S> {
+        let mut inbox = Inbox::new(matches.is_some());
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let fits = ids.iter().all(|id| inbox.add(*id));
+        let endless = matches.is_some();
+        let core = Arc::new(Core { number, matches, inbox: Mutex::new(inbox), wake: Notify::new() });
+        let mut registry = lock(&self.registry);
+        if registry.closed {
+            lock(&core.inbox).close(Closed::ShuttingDown);
+        } else if fits {
+            for id in ids {
+                registry.by_job.entry(*id).or_default().insert(number, Arc::clone(&core));
+            }
+            if endless {
+                registry.by_filter.insert(number, Arc::clone(&core));
+            }
+            registry.all.insert(number, Arc::downgrade(&core));
+        }
+        Watcher { core, hub: Arc::clone(self) }
+    }
+
+    /// Hands a change to all who watch its job.
+    pub fn publish(&self, frame: &Arc<Frame<S>>) {
+        let id = frame.subject.id();
+        let mut registry = lock(&self.registry);
+        let Registry { by_job, by_filter, .. } = &mut *registry;
+        for core in by_filter.values() {
+            if core.matches.as_ref().is_some_and(|matches| matches(&frame.subject)) {
+                join(by_job, core, id);
+            }
+        }
+        let last = frame.subject.is_final();
+        match by_job.get(&id) {
+            None => {}
+            Some(watchers) => watchers.values().for_each(|core| core.offer(frame)),
+        }
+        if last {
+            by_job.remove(&id);
+        }
+    }
+
+    /// Tells all who watch the job that it is gone.
+    pub fn deleted(&self, id: JobId) {
+        let registry = lock(&self.registry);
+        for core in registry.all.values().filter_map(Weak::upgrade) {
+            if lock(&core.inbox).deleted(id) {
+                core.wake.notify_one();
+            }
+        }
+    }
+
+    /// Ends every watch, now and later.
+    pub fn close(&self) {
+        let mut registry = lock(&self.registry);
+        registry.closed = true;
+        for core in registry.all.values().filter_map(Weak::upgrade) {
+            lock(&core.inbox).close(Closed::ShuttingDown);
+            core.wake.notify_one();
+        }
+    }
+
+    /// Open watches.
+    pub fn watchers(&self) -> usize {
+        lock(&self.registry).all.len()
+    }
+}
+
+/// Puts a job on a watcher's stream.
+fn join<S: Subject>(by_job: &mut HashMap<JobId, Watchers<S>>, core: &Arc<Core<S>>, id: JobId) {
+    if lock(&core.inbox).add(id) {
+        by_job.entry(id).or_default().insert(core.number, Arc::clone(core));
+    } else {
+        core.wake.notify_one();
+    }
+}
+
+/// One watch. Dropping it ends it.
+pub struct Watcher<S: Subject> {
+    core: Arc<Core<S>>,
+    hub: Arc<Hub<S>>,
+}
+
+impl<S: Subject> Watcher<S> {
+    /// A state that was read. Taken only if it is newer than what is known.
+    pub fn offer(&self, frame: &Arc<Frame<S>>) {
+        if self.core.matches.is_some() && !frame.subject.is_final() {
+            join(&mut lock(&self.hub.registry).by_job, &self.core, frame.subject.id());
+        } else {
+            lock(&self.core.inbox).add(frame.subject.id());
+        }
+        self.core.offer(frame);
+    }
+
+    /// The client has seen this state.
+    pub fn known(&self, id: JobId, revision: Revision, last: bool) {
+        lock(&self.core.inbox).known(id, revision, last);
+    }
+
+    /// These of the ids do not exist.
+    pub fn missing(&self, ids: Vec<JobId>) {
+        lock(&self.core.inbox).missing(ids);
+        self.core.wake.notify_one();
+    }
+
+    /// Everything that was there has been offered.
+    pub fn synced(&self) {
+        lock(&self.core.inbox).synced();
+        self.core.wake.notify_one();
+    }
+
+    /// The next thing to say, once there is one. Cancel safe.
+    pub async fn next(&self) -> Result<Item<S>, Closed> {
+        loop {
+            if let Some(item) = self.try_next() {
+                return item;
+            }
+            self.core.wake.notified().await;
+        }
+    }
+
+    /// The next thing to say, if there is one.
+    pub fn try_next(&self) -> Option<Result<Item<S>, Closed>> {
+        lock(&self.core.inbox).take()
+    }
+}
+
+impl<S: Subject> Drop for Watcher<S> {
+    fn drop(&mut self) {
+        let mut registry = lock(&self.hub.registry);
+        registry.all.remove(&self.core.number);
+        registry.by_filter.remove(&self.core.number);
+        let ids: Vec<JobId> = lock(&self.core.inbox).ids().collect();
+        for id in ids {
+            if let Some(watchers) = registry.by_job.get_mut(&id) {
+                watchers.remove(&self.core.number);
+                if watchers.is_empty() {
+                    registry.by_job.remove(&id);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+use super::*;
+use crate::watch::{MAX_JOBS, TextMode};
+use bytes::Bytes;
+use proptest::prelude::*;
+
+#[derive(Debug, Clone, Copy)]
+struct Seen(JobId, i64, bool);
+
+impl Subject for Seen {
+    fn id(&self) -> JobId {
+        self.0
+    }
+    fn revision(&self) -> Revision {
+        Revision::from_stored(self.1)
+    }
+    fn is_final(&self) -> bool {
+        self.2
+    }
+}
+
+fn id(n: u64) -> JobId {
+    JobId::new(n as i64, [0; 10])
+}
+
+fn frame(n: u64, revision: i64, last: bool) -> Arc<Frame<Seen>> {
+    Arc::new(Frame::new(Seen(id(n), revision, last)))
+}
+
+/// All that can be taken now, in words.
+fn drain(watcher: &Watcher<Seen>) -> Vec<String> {
+    let mut said = Vec::new();
+    while let Some(item) = watcher.try_next() {
+        let over = item.is_err();
+        said.push(match item {
+            Ok(Item::Changed(frame, skipped)) => format!("{} +{skipped}", frame.subject.1),
+            Ok(Item::Missing(ids)) => format!("missing {}", ids.len()),
+            Ok(Item::Deleted(_)) => "deleted".into(),
+            Ok(Item::Synced) => "synced".into(),
+            Err(closed) => format!("{closed:?}"),
+        });
+        if over {
+            break;
+        }
+    }
+    said
+}
+
+#[test]
+fn a_change_between_subscribing_and_reading_is_not_lost_and_an_older_snapshot_is_not_sent() {
+    let hub = Arc::new(Hub::default());
+    let watcher = hub.watch(&[id(1)], None);
+    hub.publish(&frame(1, 7, false));
+    watcher.offer(&frame(1, 6, false));
+    watcher.synced();
+    assert_eq!(drain(&watcher), ["7 +0", "synced"]);
+    hub.publish(&frame(1, 8, true));
+    assert_eq!(drain(&watcher), ["8 +0", "Done"]);
+}
+
+#[test]
+fn changes_are_merged_for_a_slow_reader_and_counted() {
+    let hub = Arc::new(Hub::default());
+    let watcher = hub.watch(&[id(1)], None);
+    for revision in 1..=5 {
+        hub.publish(&frame(1, revision, revision == 5));
+    }
+    watcher.synced();
+    assert_eq!(drain(&watcher), ["5 +4", "synced", "Done"]);
+}
+
+#[test]
+fn a_known_revision_is_not_sent_again() {
+    let hub = Arc::new(Hub::default());
+    let watcher = hub.watch(&[id(1)], None);
+    watcher.known(id(1), Revision::from_stored(4), false);
+    watcher.offer(&frame(1, 4, false));
+    watcher.synced();
+    assert_eq!(drain(&watcher), ["synced"]);
+    let ended = hub.watch(&[id(2)], None);
+    ended.known(id(2), Revision::from_stored(9), true);
+    ended.synced();
+    assert_eq!(drain(&ended), ["synced", "Done"]);
+}
+
+#[test]
+fn missing_ids_come_before_synced_and_do_not_keep_a_stream_open() {
+    let hub = Arc::new(Hub::default());
+    let watcher = hub.watch(&[id(1), id(2)], None);
+    watcher.offer(&frame(1, 1, true));
+    watcher.missing(vec![id(2)]);
+    watcher.synced();
+    assert_eq!(drain(&watcher), ["1 +0", "missing 1", "synced", "Done"]);
+}
+
+#[test]
+fn a_job_once_sent_stays_on_a_filter_stream_to_its_end() {
+    let hub = Arc::new(Hub::default());
+    let watcher = hub.watch(&[], Some(Box::new(|seen: &Seen| seen.1 < 3)));
+    watcher.synced();
+    hub.publish(&frame(1, 3, false)); // never matched
+    hub.publish(&frame(2, 1, false));
+    assert_eq!(drain(&watcher), ["synced", "1 +0"]);
+    hub.publish(&frame(2, 4, false));
+    assert_eq!(drain(&watcher), ["4 +0"]);
+    hub.publish(&frame(2, 5, true));
+    assert_eq!(drain(&watcher), ["5 +0"], "and the stream stays open");
+}
+
+#[test]
+fn a_deleted_job_is_told_and_ends_a_stream_over_it() {
+    let hub = Arc::new(Hub::default());
+    let watcher = hub.watch(&[id(1)], None);
+    watcher.offer(&frame(1, 1, false));
+    watcher.synced();
+    hub.deleted(id(1));
+    assert_eq!(drain(&watcher), ["synced", "deleted", "Done"]);
+}
+
+#[test]
+fn too_many_jobs_end_a_filter_stream() {
+    let hub = Arc::new(Hub::default());
+    let watcher = hub.watch(&[], Some(Box::new(|_: &Seen| true)));
+    for n in 0..=MAX_JOBS as u64 {
+        hub.publish(&frame(n, 1, false));
+    }
+    assert_eq!(drain(&watcher), ["TooManyJobs"]);
+}
+
+#[test]
+fn closing_lets_what_waits_out_first_and_refuses_new_watches() {
+    let hub = Arc::new(Hub::default());
+    let watcher = hub.watch(&[id(1)], None);
+    hub.publish(&frame(1, 1, false));
+    hub.close();
+    assert_eq!(drain(&watcher), ["1 +0", "ShuttingDown"]);
+    assert_eq!(drain(&hub.watch(&[id(1)], None)), ["ShuttingDown"]);
+}
+
+#[test]
+fn a_dropped_watcher_leaves_nothing_behind() {
+    let hub = Arc::new(Hub::default());
+    let by_id = hub.watch(&[id(1), id(2)], None);
+    let by_filter = hub.watch(&[], Some(Box::new(|_: &Seen| true)));
+    hub.publish(&frame(3, 1, false));
+    assert_eq!(hub.watchers(), 2);
+    drop((by_id, by_filter));
+    assert_eq!(hub.watchers(), 0);
+    let registry = lock(&hub.registry);
+    assert!(registry.by_job.is_empty() && registry.by_filter.is_empty());
+}
+
+#[test]
+fn a_frame_is_encoded_once_for_each_text_mode() {
+    let frame = frame(1, 1, false);
+    let mut made = 0;
+    for _ in 0..3 {
+        for mode in [TextMode::None, TextMode::Full] {
+            frame.bytes(mode, |_| {
+                made += 1;
+                Bytes::from_static(b"x")
+            });
+        }
+    }
+    assert_eq!(made, 2);
+}
+
+#[tokio::test]
+async fn a_waiting_reader_is_woken() {
+    let hub = Arc::new(Hub::default());
+    let watcher = hub.watch(&[id(1)], None);
+    let (item, ()) = tokio::join!(watcher.next(), async { hub.publish(&frame(1, 1, false)) });
+    assert!(matches!(item, Ok(Item::Changed(..))));
+}
+
+proptest! {
+    #[test]
+    fn revisions_rise_and_nothing_is_miscounted(steps in prop::collection::vec(0..3u8, 1..200)) {
+        let hub: Arc<Hub<Seen>> = Arc::new(Hub::default());
+        let watcher = hub.watch(&[id(1)], None);
+        watcher.synced();
+        let (mut published, mut last, mut counted) = (0, 0, 0);
+        let take = |last: &mut i64, counted: &mut i64| {
+            while let Some(Ok(item)) = watcher.try_next() {
+                if let Item::Changed(frame, skipped) = item {
+                    assert!(frame.subject.1 > *last);
+                    *last = frame.subject.1;
+                    *counted += 1 + i64::from(skipped);
+                }
+            }
+        };
+        for step in steps {
+            if step == 0 {
+                take(&mut last, &mut counted);
+            } else {
+                published += 1;
+                hub.publish(&frame(1, published, false));
+            }
+        }
+        hub.publish(&frame(1, published + 1, true));
+        take(&mut last, &mut counted);
+        prop_assert_eq!((last, counted), (published + 1, published + 1));
+    }
+}
