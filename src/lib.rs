@@ -9,3 +9,11 @@ pub mod job;
 
 #[cfg(feature = "server")]
 pub mod watch;
+
+#[cfg(feature = "verify")]
+mod signature;
+#[cfg(feature = "verify")]
+pub mod verify;
+
+#[cfg(feature = "server")]
+pub mod trigger;

@@ -1,0 +1,3 @@
+//! The trigger: one signed HTTP request to the application.
+
+pub mod sign;
