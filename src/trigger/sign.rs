@@ -1,4 +1,4 @@
-//! Signs a trigger: RFC 9421 over the components of [`crate::signature`],
+//! Signs a trigger: RFC 9421 over the components of `signature.rs`,
 //! RFC 9530 over the body.
 
 use crate::signature::{COMPONENTS, LABEL, NoBase, base, byte_sequence, content_digest, mac};
