@@ -270,3 +270,5 @@ impl NonceStore {
 
 #[cfg(all(test, feature = "server"))]
 mod tests;
+#[cfg(all(test, feature = "server"))]
+mod vectors;
