@@ -17,3 +17,6 @@ pub mod verify;
 
 #[cfg(feature = "server")]
 pub mod trigger;
+
+#[cfg(feature = "server")]
+pub mod secret;

@@ -75,14 +75,14 @@ pub fn single<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     }
 }
 
-/// HMAC-SHA256 over a signature base.
-pub fn mac(key: &[u8; 32], base: &str) -> Hmac<Sha256> {
+/// HMAC-SHA256 of `bytes`; also what tokens are made with.
+pub fn mac(key: &[u8; 32], bytes: &[u8]) -> Hmac<Sha256> {
     // A key shorter than the block is the same key with zeros behind it (RFC
     // 2104), and a whole block is taken without a way to fail.
     let mut block = [0; 64];
     block[..key.len()].copy_from_slice(key);
     let mut mac = Hmac::<Sha256>::new(&block.into());
-    mac.update(base.as_bytes());
+    mac.update(bytes);
     mac
 }
 

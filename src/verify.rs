@@ -143,7 +143,7 @@ impl Verifier {
             crate::signature::NoBase::Header(name) => Error::Header(name),
             crate::signature::NoBase::Component(name) => Error::Component(name),
         })?;
-        mac(key, &base).verify_slice(&signature).map_err(|_| Error::Forged)?;
+        mac(key, base.as_bytes()).verify_slice(&signature).map_err(|_| Error::Forged)?;
 
         if now < input.created.saturating_sub(self.skew) || now > input.expires.saturating_add(self.skew) {
             return Err(Error::Expired);

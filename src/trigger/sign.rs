@@ -45,7 +45,7 @@ pub fn sign(
         "({names});created={created};expires={expires};nonce=\"{nonce}\";keyid=\"{keyid}\";alg=\"hmac-sha256\""
     );
     let base = base(COMPONENTS, method, path, query, headers, &params)?;
-    let signature = byte_sequence(&mac(key, &base).finalize().into_bytes());
+    let signature = byte_sequence(&mac(key, base.as_bytes()).finalize().into_bytes());
     insert(headers, "signature-input", format!("{LABEL}={params}"))?;
     insert(headers, "signature", format!("{LABEL}={signature}"))
 }

@@ -1,0 +1,12 @@
+//! The root key, what is derived from it, and the tokens made with that.
+//!
+//! Every use has a key of its own: HKDF-SHA256 (RFC 5869) over the root with
+//! `backjob/v1/<use>/<target>` as info. The root never leaves this module.
+//! Imports nothing of this crate but the domain's ids and
+//! the HMAC of `signature.rs`.
+
+mod root;
+mod token;
+
+pub use root::{Keyring, LoadError, Root, RootId, Use};
+pub use token::{BadToken, ReportToken};
