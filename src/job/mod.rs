@@ -14,6 +14,7 @@ pub mod id;
 pub mod state;
 pub mod text;
 pub mod transition;
+pub mod url;
 
 #[cfg(test)]
 mod matrix;
