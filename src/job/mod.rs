@@ -10,6 +10,7 @@
 //! - a revision never falls, and rises with every visible change;
 //! - what concerns another attempt has no effect.
 
+pub mod headers;
 pub mod id;
 pub mod state;
 pub mod text;
