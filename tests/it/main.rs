@@ -1,3 +1,4 @@
 //! The one test binary: each module holds one layer.
 
 mod contract;
+mod house;
