@@ -5,7 +5,11 @@
 pub mod proto;
 
 #[cfg(feature = "server")]
+pub mod clock;
+#[cfg(feature = "server")]
 pub mod job;
+#[cfg(feature = "server")]
+pub mod tasks;
 
 #[cfg(feature = "server")]
 pub mod watch;

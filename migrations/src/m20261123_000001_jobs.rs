@@ -47,6 +47,7 @@ fn tables() -> Vec<TableCreateStatement> {
         .col(must(number("updated_at")))
         .col(must(number("changed_at")))
         .col(number("ended_at"))
+        .col(number("give_up_at"))
         .col(must(number("cancel_requested")))
         .col(number("failure_reason"))
         .col(short("failure_message", 4096))
@@ -121,6 +122,7 @@ fn tables() -> Vec<TableCreateStatement> {
 const INDEXES: &[(&str, &str, &[&str])] = &[
     ("job_claim", "job", &["state", "target", "priority", "scheduled_at"]),
     ("job_due", "job", &["state", "scheduled_at"]),
+    ("job_give_up", "job", &["give_up_at"]),
     ("job_created", "job", &["created_at", "id"]),
     ("job_changed", "job", &["changed_at"]),
     ("job_ended", "job", &["ended_at"]),

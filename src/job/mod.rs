@@ -12,6 +12,8 @@
 
 pub mod headers;
 pub mod id;
+pub mod record;
+pub mod spec;
 pub mod state;
 pub mod text;
 pub mod transition;
@@ -21,5 +23,7 @@ pub mod url;
 mod matrix;
 
 pub use id::{BadJobId, JobId};
+pub use record::Record;
+pub use spec::{Payload, Spec};
 pub use state::{Detail, Failure, Job, Now, Output, Reason, Revision, Rules, State, StateName};
 pub use transition::{Event, Refused, Signal, Transition};

@@ -134,7 +134,7 @@ pub struct Output {
 }
 
 /// What holds for a job from its start to its end. Spans in milliseconds.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Rules {
     /// Silence after which an attempt is given up, where it rules.
     pub error_timeout: u64,

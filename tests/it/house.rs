@@ -9,8 +9,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("signature", &[]),
     ("verify", &["signature"]),
     ("secret", &["job", "signature"]),
-    ("store", &["job", "secret"]),
-    ("trigger", &["job", "secret", "signature"]),
+    ("clock", &["job"]),
+    ("tasks", &[]),
+    ("store", &["clock", "job", "secret", "tasks"]),
+    ("trigger", &["clock", "job", "secret", "signature", "tasks"]),
     ("watch", &["job", "secret"]),
 ];
 

@@ -1,0 +1,49 @@
+//! What a job was asked to do: checked once, at Start, and never changed.
+
+use super::state::Rules;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// The part of a request that is kept in clear and shown to callers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    /// Name for people.
+    pub display_name: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Name of a configured target.
+    pub target: String,
+    /// HTTP method.
+    pub method: String,
+    /// Route as given.
+    pub route: String,
+    /// Query parameters as given, without those in `route`.
+    pub query: BTreeMap<String, String>,
+    /// Path and query as sent.
+    pub url: String,
+    /// Names of the further headers, in lower case.
+    pub header_names: Vec<String>,
+    /// Order among waiting jobs, 0 to 9.
+    pub priority: u8,
+    /// What holds from its start to its end.
+    pub rules: Arc<Rules>,
+}
+
+/// The part of a request that is sealed at rest, and needed for the trigger
+/// alone.
+#[derive(Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Payload {
+    /// Names in lower case, sorted, and values.
+    pub headers: Vec<(String, String)>,
+    /// Media type of the body; none without a body.
+    pub content_type: Option<String>,
+    /// Body as sent.
+    pub body: Bytes,
+}
+
+impl std::fmt::Debug for Payload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Payload(redacted)")
+    }
+}
