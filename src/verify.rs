@@ -102,6 +102,7 @@ impl Verifier {
     ///
     /// # Errors
     /// Says what is wrong with it.
+    #[expect(clippy::disallowed_methods, reason = "applications have no clock of ours")]
     pub fn verify_parts(&self, parts: &Parts, body: &[u8]) -> Result<Trigger, Error> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let now = i64::try_from(now).unwrap_or(i64::MAX);
