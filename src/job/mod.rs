@@ -10,6 +10,7 @@
 //! - a revision never falls, and rises with every visible change;
 //! - what concerns another attempt has no effect.
 
+pub mod draft;
 pub mod headers;
 pub mod id;
 pub mod record;
@@ -22,6 +23,7 @@ pub mod url;
 #[cfg(test)]
 mod matrix;
 
+pub use draft::{Checked, Defaults, Draft, Violation};
 pub use id::{BadJobId, JobId};
 pub use record::Record;
 pub use spec::{Payload, Spec};
