@@ -7,6 +7,8 @@ pub mod proto;
 #[cfg(feature = "server")]
 pub mod clock;
 #[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
 pub mod job;
 #[cfg(feature = "server")]
 pub mod tasks;

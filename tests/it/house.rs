@@ -10,6 +10,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("verify", &["signature"]),
     ("secret", &["job", "signature"]),
     ("clock", &["job"]),
+    ("config", &[]),
     ("tasks", &[]),
     ("store", &["clock", "job", "secret", "tasks"]),
     ("trigger", &["clock", "job", "secret", "signature", "tasks"]),

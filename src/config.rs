@@ -1,0 +1,305 @@
+//! The configuration: defaults, then `backjob.toml`, then the environment, then
+//! flags; the later beats the earlier.
+//!
+//! It imports nothing of this crate. Whatever is wrong (an unknown key, a value
+//! of the wrong kind, a combination that cannot work) is gathered and named in
+//! one message, each with its source, and the server does not start. Values are
+//! never repeated in a message: a URL may hold a password.
+
+mod fault;
+mod layer;
+mod section;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub use fault::{Fault, Faults, Source};
+pub use layer::Sources;
+pub use section::{Database, Jobs, Log, Node, Server, Target, Trigger};
+pub use value::{LogFormat, Secret, Size};
+
+use layer::{Layers, Leaf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use value::{Given, Setting};
+
+const DEFAULT_TARGET: &str = "default";
+const DEFAULT_TARGET_URL: &str = "http://127.0.0.1:8080";
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// Every setting, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// File of the root keys; see [`Config::key_path`] for what holds without.
+    pub key_file: Option<PathBuf>,
+    /// Text of the root keys, out of the variable BACKJOB_KEY alone. Excludes
+    /// `key_file`.
+    pub key: Option<Secret>,
+    /// The process and its listener.
+    pub server: Server,
+    /// This server among others.
+    pub node: Node,
+    /// Where jobs are kept.
+    pub database: Database,
+    /// Applications that may be triggered, by name; at least one.
+    pub targets: BTreeMap<String, Target>,
+    /// The requests to applications.
+    pub trigger: Trigger,
+    /// What holds for a job that does not say otherwise.
+    pub jobs: Jobs,
+    /// What is written to standard error.
+    pub log: Log,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let mut config = Self::unresolved();
+        config.resolve();
+        config
+    }
+}
+
+impl Config {
+    /// `src/config.default.toml`: every setting with its default, explained.
+    pub fn documented() -> &'static str {
+        include_str!("config.default.toml")
+    }
+
+    /// Merges the sources and checks what came of them.
+    ///
+    /// # Errors
+    /// Every fault of every source at once.
+    pub fn load(sources: Sources) -> Result<Self, Faults> {
+        let Layers { leaves, root_key, mut faults } = Layers::gather(sources);
+        let mut config = Self::unresolved();
+        let mut given = BTreeMap::new();
+        for Leaf { key, source, given: value } in leaves {
+            match config.set(&key, &value) {
+                Ok(()) => {
+                    given.insert(key, source);
+                }
+                Err(message) => faults.push(Fault { key, source, message }),
+            }
+        }
+        config.key = root_key.as_deref().map(Secret::from);
+        config.resolve();
+        for mut fault in config.validate() {
+            if let Some(source) = given.get(&fault.key) {
+                fault.source = source.clone();
+            }
+            // A value that was refused is not blamed again for its default.
+            if !faults.iter().any(|known| known.key == fault.key) {
+                faults.push(fault);
+            }
+        }
+        if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
+    }
+
+    /// Before it is known which targets there are.
+    fn unresolved() -> Self {
+        Self {
+            key_file: None,
+            key: None,
+            server: Server::default(),
+            node: Node::default(),
+            database: Database::default(),
+            targets: BTreeMap::new(),
+            trigger: Trigger::default(),
+            jobs: Jobs::default(),
+            log: Log::default(),
+        }
+    }
+
+    fn set(&mut self, key: &str, given: &Given) -> Result<(), String> {
+        let set = match key.split_once('.') {
+            None if key == "key_file" => Setting::read(given).map(|file| self.key_file = file),
+            Some(("server", key)) => self.server.set(key, given),
+            Some(("node", key)) => self.node.set(key, given),
+            Some(("database", key)) => self.database.set(key, given),
+            Some(("trigger", key)) => self.trigger.set(key, given),
+            Some(("jobs", key)) => self.jobs.set(key, given),
+            Some(("log", key)) => self.log.set(key, given),
+            Some(("targets", key)) => self.set_target(key, given),
+            None if layer::SECTIONS.contains(&key) => Err(format!("is a section: [{key}]")),
+            _ => Err("is no setting".to_owned()),
+        };
+        set.map_err(|message| match fault::hint(key) {
+            Some(hint) if message.starts_with("is no setting") => hint.to_owned(),
+            _ => message,
+        })
+    }
+
+    fn set_target(&mut self, key: &str, given: &Given) -> Result<(), String> {
+        match (key.rsplit_once('.'), given) {
+            (Some((name, key)), _) => self.targets.entry(name.to_owned()).or_default().set(key, given),
+            (None, Given::Toml(toml::Value::Table(_))) => {
+                self.targets.entry(key.to_owned()).or_default();
+                Ok(())
+            }
+            (None, _) => Err("is no setting: a target is a section, [targets.NAME]".to_owned()),
+        }
+    }
+
+    /// Puts in what an empty setting stands for.
+    fn resolve(&mut self) {
+        if self.targets.is_empty() {
+            self.targets.insert(DEFAULT_TARGET.to_owned(), Target::default());
+        }
+        if let Some(target) = self.targets.get_mut(DEFAULT_TARGET).filter(|target| target.url.is_empty()) {
+            target.url = DEFAULT_TARGET_URL.to_owned();
+        }
+        for header in self.targets.values_mut().flat_map(|target| &mut target.allow_headers) {
+            header.make_ascii_lowercase();
+        }
+        if self.node.name.is_empty() {
+            self.node.name = section::host_name();
+        }
+        if self.trigger.user_agent.is_empty() {
+            self.trigger.user_agent = section::user_agent();
+        }
+    }
+
+    /// What cannot work, each setting by itself and together.
+    pub fn validate(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut unless = |holds: bool, key: &str, message: &str| {
+            if !holds {
+                let message = message.to_owned();
+                faults.push(Fault { key: key.to_owned(), source: Source::Default, message });
+            }
+        };
+        unless(
+            self.server.insecure || self.server.listen.ip().to_canonical().is_loopback(),
+            "server.listen",
+            "is not a loopback address, and there is neither TLS nor authentication: whoever reaches it may start, \
+             read and cancel every job. server.insecure = true accepts that",
+        );
+        unless(self.server.shutdown_grace <= HOUR, "server.shutdown_grace", "must be 0 s to 1 h");
+        unless(self.server.threads <= 1_024, "server.threads", "must be at most 1024; 0 means one a core");
+        unless(
+            self.node.name.len() <= 64 && !self.node.name.contains(char::is_control),
+            "node.name",
+            "must be at most 64 bytes without control characters",
+        );
+        unless(!self.database.url.is_empty(), "database.url", "must not be empty");
+        unless(
+            self.key.is_none() || self.key_file.is_none(),
+            "key_file",
+            "and the variable BACKJOB_KEY are both given: which keys are meant?",
+        );
+        unless(self.key.as_ref().is_none_or(|key| !key.trim().is_empty()), "BACKJOB_KEY", "is empty");
+        for (name, target) in &self.targets {
+            let fits = (1..=64).contains(&name.len())
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
+            unless(
+                fits,
+                &format!("targets.{name}"),
+                "has a bad name: 1 to 64 of lower-case letters, digits, _ and -",
+            );
+            unless(is_base_url(&target.url), &format!("targets.{name}.url"), URL_EXPECTED);
+            unless(
+                (1..=10_000).contains(&target.max_in_flight),
+                &format!("targets.{name}.max_in_flight"),
+                "must be 1 to 10000",
+            );
+        }
+        let trigger = &self.trigger;
+        unless(
+            trigger.user_agent.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
+            "trigger.user_agent",
+            "must hold only visible ASCII characters and spaces",
+        );
+        unless(
+            trigger.report_url.as_ref().is_none_or(|url| is_http(url)),
+            "trigger.report_url",
+            "must be an http:// or https:// URL of visible ASCII characters",
+        );
+        unless(trigger.pool_idle <= HOUR, "trigger.pool_idle", "must be 0 s to 1 h");
+        let connect = Duration::from_millis(1)..=Duration::from_secs(600);
+        unless(
+            connect.contains(&trigger.connect_timeout),
+            "trigger.connect_timeout",
+            "must be 1 ms to 10 min",
+        );
+        unless(trigger.max_response.0 >= 64 * 1024, "trigger.max_response", "must be at least 64 KiB");
+        unless(trigger.linger <= HOUR, "trigger.linger", "must be 0 s to 1 h");
+        let jobs = &self.jobs;
+        let second = Duration::from_secs(1);
+        unless((second..=DAY).contains(&jobs.error_timeout), "jobs.error_timeout", "must be 1 s to 24 h");
+        for (key, span) in
+            [("jobs.response_timeout", jobs.response_timeout), ("jobs.max_duration", jobs.max_duration)]
+        {
+            let within = span.is_none_or(|span| (second..=YEAR).contains(&span));
+            unless(within, key, "must be 1 s to 365 days, or 0 for none");
+        }
+        unless(jobs.cancel_grace <= HOUR, "jobs.cancel_grace", "must be 0 s to 1 h");
+        let flush = Duration::from_millis(1)..=Duration::from_secs(10);
+        unless(flush.contains(&jobs.flush_interval), "jobs.flush_interval", "must be 1 ms to 10 s");
+        unless(
+            (1..=i64::MAX.unsigned_abs()).contains(&jobs.max_pending),
+            "jobs.max_pending",
+            "must be at least 1",
+        );
+        faults
+    }
+
+    /// Where actions report to: `trigger.report_url`, or else the address that
+    /// the server is `bound` to, the host's own one where it is bound to all.
+    pub fn report_url(&self, bound: SocketAddr) -> String {
+        if let Some(url) = &self.trigger.report_url {
+            return url.clone();
+        }
+        let ip = match bound.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        format!("http://{}", SocketAddr::new(ip, bound.port()))
+    }
+
+    /// The file of the root keys: `key_file`, or else `backjob.key` beside the
+    /// file of an SQLite database, in the working folder for other databases.
+    /// None for a database in memory, which a key need not outlive, and where
+    /// BACKJOB_KEY holds the keys.
+    pub fn key_path(&self) -> Option<PathBuf> {
+        if self.key.is_some() {
+            return None;
+        }
+        if self.key_file.is_some() {
+            return self.key_file.clone();
+        }
+        let Some(file) = self.database.url.strip_prefix("sqlite:") else {
+            return Some(PathBuf::from("backjob.key"));
+        };
+        let (file, parameters) = file.split_once('?').unwrap_or((file, ""));
+        let file = file.strip_prefix("//").unwrap_or(file);
+        if file.is_empty() || file == ":memory:" || parameters.split('&').any(|p| p == "mode=memory") {
+            return None;
+        }
+        Some(Path::new(file).with_file_name("backjob.key"))
+    }
+}
+
+const URL_EXPECTED: &str = "must be a URL with http://, https:// or unix: before the place, without a query";
+
+/// Obviously a base URL; who connects looks closer.
+fn is_base_url(url: &str) -> bool {
+    let unix = url.strip_prefix("unix:").is_some_and(|path| !path.trim_matches('/').is_empty());
+    (is_http(url) || unix) && !url.contains(['?', '#'])
+}
+
+fn is_http(url: &str) -> bool {
+    let place = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    place.is_some_and(|place| !place.is_empty() && !place.starts_with('/'))
+        && url.bytes().all(|byte| byte.is_ascii_graphic())
+}

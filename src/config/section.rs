@@ -1,0 +1,168 @@
+//! The sections of the configuration. Each setting stands here once: its name,
+//! its type and its default.
+
+use super::value::{Given, LogFormat, Secret, Setting, Size};
+use ipnet::IpNet;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// A section knows its keys and sets them by name, so that one fault does not
+/// hide the next, as it would with a deserializer that stops at the first.
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty = $default:expr,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+
+        impl $name {
+            pub(super) const KEYS: &'static [&'static str] = &[$(stringify!($field)),*];
+
+            pub(super) fn set(&mut self, key: &str, given: &Given) -> Result<(), String> {
+                match key {
+                    $(stringify!($field) => self.$field = Setting::read(given)?,)*
+                    _ => return Err(format!("is no setting; there are {}", Self::KEYS.join(", "))),
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+section! {
+    /// `[server]`: the process and its listener.
+    Server {
+        /// Where callers and actions connect. Default: 127.0.0.1:50051.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 50051)),
+        /// Whether an address that is not loopback is accepted without TLS and
+        /// tokens. Default: no.
+        insecure: bool = false,
+        /// How long a shutdown waits for what is under way, 0 s to 1 h.
+        /// Default: 10 s.
+        shutdown_grace: Duration = Duration::from_secs(10),
+        /// Worker threads, at most 1,024; 0 means one a core. Default: 0.
+        threads: usize = 0,
+    }
+}
+
+section! {
+    /// `[node]`: this server among others.
+    Node {
+        /// Name of this node, shown in the history of attempts, 1 to 64 bytes.
+        /// Default, and where an empty one is given: the host's name, or "local".
+        name: String = host_name(),
+        /// Address under which other nodes reach this one. Default: none.
+        advertise: Option<String> = None,
+    }
+}
+
+section! {
+    /// `[database]`: where jobs are kept.
+    Database {
+        /// URL of the database; may hold a password. Default:
+        /// sqlite://backjob.db.
+        url: Secret = Secret::from("sqlite://backjob.db"),
+        /// Whether the server makes and updates its tables. Default: yes.
+        migrate: bool = true,
+    }
+}
+
+section! {
+    /// `[targets.NAME]`: an application that may be triggered.
+    Target {
+        /// Base URL: http, https or unix. Required, but for the target
+        /// `default`, which has http://127.0.0.1:8080.
+        url: String = String::new(),
+        /// The Host header. Default: the URL's.
+        host: Option<String> = None,
+        /// Networks beside loopback to which a connection may be made. Default:
+        /// none.
+        allow: Vec<IpNet> = Vec::new(),
+        /// Certificates, in PEM, that https is checked with instead of the
+        /// public ones. Default: none.
+        ca_file: Option<PathBuf> = None,
+        /// Headers, in lower case, that callers may set although applications
+        /// trust a proxy with them. Default: none.
+        allow_headers: Vec<String> = Vec::new(),
+        /// Jobs that this node runs at once, 1 to 10,000. Default: 16.
+        max_in_flight: u32 = 16,
+    }
+}
+
+section! {
+    /// `[trigger]`: the requests to applications.
+    Trigger {
+        /// The User-Agent header. Default, and where an empty one is given:
+        /// backjob/<version>.
+        user_agent: String = user_agent(),
+        /// URL that actions are told to report to. Default: this server's own
+        /// address, see [`Config::report_url`](super::Config::report_url).
+        report_url: Option<String> = None,
+        /// How long an idle connection is kept for reuse, 0 s (never) to 1 h.
+        /// Default: 1 s.
+        pool_idle: Duration = Duration::from_secs(1),
+        /// How long a connection may take to be made, above 0 s and up to 10
+        /// min. Default: 10 s.
+        connect_timeout: Duration = Duration::from_secs(10),
+        /// Bytes of a response after which the connection is closed, at least
+        /// 64 KiB. Default: 16 MiB.
+        max_response: Size = Size(16 << 20),
+        /// How long a connection may live on after the final report, 0 s to
+        /// 1 h. Default: 10 s.
+        linger: Duration = Duration::from_secs(10),
+    }
+}
+
+section! {
+    /// `[jobs]`: what holds for a job that does not say otherwise.
+    Jobs {
+        /// Silence after which an attempt is given up, 1 s to 24 h. Default:
+        /// 60 s.
+        error_timeout: Duration = Duration::from_secs(60),
+        /// Silence allowed to an open connection of an action that never
+        /// reported, 1 s to 365 days; none means without bound. Default: 1 h.
+        response_timeout: Option<Duration> = Some(Duration::from_secs(3600)),
+        /// From a job's first attempt to its end, 1 s to 365 days; none means
+        /// without bound. Default: none.
+        max_duration: Option<Duration> = None,
+        /// From a cancel to the end of a running job, 0 s to 1 h. Default: 10 s.
+        cancel_grace: Duration = Duration::from_secs(10),
+        /// How long progress may wait until it is stored, 1 ms to 10 s.
+        /// Default: 200 ms.
+        flush_interval: Duration = Duration::from_millis(200),
+        /// Waiting jobs, at least 1; beyond, Start is refused. Default:
+        /// 1,000,000.
+        max_pending: u64 = 1_000_000,
+    }
+}
+
+section! {
+    /// `[log]`: what is written to standard error.
+    Log {
+        /// For people or for machines. Default: for people.
+        format: LogFormat = LogFormat::Human,
+        /// Which events, in the language of tracing's EnvFilter; the variable
+        /// RUST_LOG beats it. Default: info.
+        level: String = "info".to_owned(),
+    }
+}
+
+/// The name of the machine, where it can be found without asking more of the
+/// system than files and variables.
+pub(super) fn host_name() -> String {
+    let of_kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let of_variable = || ["HOSTNAME", "COMPUTERNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+    let name = of_kernel.or_else(of_variable).unwrap_or_default();
+    let name: String = name.trim().chars().filter(char::is_ascii_graphic).take(64).collect();
+    if name.is_empty() { "local".to_owned() } else { name }
+}
+
+pub(super) fn user_agent() -> String {
+    concat!("backjob/", env!("CARGO_PKG_VERSION")).to_owned()
+}

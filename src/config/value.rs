@@ -1,0 +1,306 @@
+//! Values of settings, as a file or a text gives them.
+
+use ipnet::IpNet;
+use std::{fmt, net::IpAddr, net::SocketAddr, ops::Deref, path::PathBuf, str::FromStr, time::Duration};
+
+/// What a source gives for one setting.
+#[derive(Clone)]
+pub(super) enum Given {
+    /// Typed, out of a file.
+    Toml(toml::Value),
+    /// Out of a variable or a flag, where all is text.
+    Text(String),
+}
+
+impl Given {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Toml(value) => value.as_str(),
+            Self::Text(text) => Some(text.trim()),
+        }
+    }
+
+    fn integer(&self) -> Option<i64> {
+        match self {
+            Self::Toml(value) => value.as_integer(),
+            Self::Text(text) => text.trim().parse().ok(),
+        }
+    }
+
+    /// Items of a list; a text separates them by commas.
+    fn items(&self) -> Option<Vec<String>> {
+        match self {
+            Self::Toml(value) => {
+                value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
+            }
+            Self::Text(text) => {
+                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+                Some(items.map(str::to_owned).collect())
+            }
+        }
+    }
+
+    fn parse<T: FromStr>(&self) -> Option<T> {
+        self.text()?.parse().ok()
+    }
+}
+
+/// A type that settings have. An error says what is expected and never repeats
+/// what was given: that may be secret.
+pub(super) trait Setting: Sized {
+    fn read(given: &Given) -> Result<Self, String>;
+}
+
+impl Setting for bool {
+    fn read(given: &Given) -> Result<Self, String> {
+        let read = match given {
+            Given::Toml(value) => value.as_bool(),
+            Given::Text(text) => match text.trim() {
+                "true" | "1" => Some(true),
+                "false" | "0" => Some(false),
+                _ => None,
+            },
+        };
+        read.ok_or_else(|| "must be true or false".into())
+    }
+}
+
+macro_rules! whole_number {
+    ($($number:ty),*) => {$(
+        impl Setting for $number {
+            fn read(given: &Given) -> Result<Self, String> {
+                let number = given.integer().and_then(|number| number.try_into().ok());
+                number.ok_or_else(|| "must be a whole number, not negative".into())
+            }
+        }
+    )*};
+}
+whole_number!(u32, u64, usize);
+
+impl Setting for String {
+    fn read(given: &Given) -> Result<Self, String> {
+        given.text().map(str::to_owned).ok_or_else(|| "must be a text".into())
+    }
+}
+
+impl Setting for Option<String> {
+    fn read(given: &Given) -> Result<Self, String> {
+        String::read(given).map(|text| Some(text).filter(|text| !text.is_empty()))
+    }
+}
+
+impl Setting for Option<PathBuf> {
+    fn read(given: &Given) -> Result<Self, String> {
+        Option::<String>::read(given).map(|path| path.map(PathBuf::from))
+    }
+}
+
+impl Setting for SocketAddr {
+    fn read(given: &Given) -> Result<Self, String> {
+        given.parse().ok_or_else(|| "must be an address and a port, like \"127.0.0.1:50051\"".into())
+    }
+}
+
+impl Setting for Vec<String> {
+    fn read(given: &Given) -> Result<Self, String> {
+        given.items().ok_or_else(|| "must be a list of texts".into())
+    }
+}
+
+impl Setting for Vec<IpNet> {
+    fn read(given: &Given) -> Result<Self, String> {
+        let net = |item: &String| -> Option<IpNet> {
+            item.parse().ok().or_else(|| item.parse::<IpAddr>().ok().map(IpNet::from))
+        };
+        let nets = given.items().and_then(|items| items.iter().map(net).collect());
+        nets.ok_or_else(|| "must be a list of networks, like [\"10.0.0.0/8\"]".into())
+    }
+}
+
+impl Setting for Duration {
+    fn read(given: &Given) -> Result<Self, String> {
+        let read = match given.integer() {
+            Some(seconds) => seconds.try_into().ok().map(Self::from_secs),
+            None => given.text().and_then(span),
+        };
+        // What is stored and compared are signed milliseconds.
+        let read = read.filter(|span| i64::try_from(span.as_millis()).is_ok());
+        read.ok_or_else(|| {
+            "must be a span like \"500ms\", \"60s\", \"10m\", \"1h\", \"30d\", or whole seconds".into()
+        })
+    }
+}
+
+/// Zero is none.
+impl Setting for Option<Duration> {
+    fn read(given: &Given) -> Result<Self, String> {
+        Duration::read(given).map(|span| Some(span).filter(|span| !span.is_zero()))
+    }
+}
+
+fn span(text: &str) -> Option<Duration> {
+    let (number, unit) = split_unit(text)?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    number.checked_mul(millis).map(Duration::from_millis)
+}
+
+fn split_unit(text: &str) -> Option<(u64, &str)> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    Some((text[..digits].parse().ok()?, text[digits..].trim_start()))
+}
+
+/// A number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+impl Setting for Size {
+    fn read(given: &Given) -> Result<Self, String> {
+        let read = match given.integer() {
+            Some(bytes) => u64::try_from(bytes).ok(),
+            None => given.text().and_then(size),
+        };
+        read.map(Self)
+            .ok_or_else(|| "must be a size like \"64KiB\", \"16MiB\", \"1GiB\", or whole bytes".into())
+    }
+}
+
+fn size(text: &str) -> Option<u64> {
+    let (number, unit) = split_unit(text)?;
+    let bytes = match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    number.checked_mul(bytes)
+}
+
+/// A text that is never printed: its `Debug` is redacted, and it has no
+/// `Display`. It reads as `&str` by dereferencing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl Deref for Secret {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(redacted)")
+    }
+}
+
+impl Setting for Secret {
+    fn read(given: &Given) -> Result<Self, String> {
+        String::read(given).map(Self)
+    }
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line for people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Setting for LogFormat {
+    fn read(given: &Given) -> Result<Self, String> {
+        match given.text() {
+            Some("human") => Ok(Self::Human),
+            Some("json") => Ok(Self::Json),
+            _ => Err("must be \"human\" or \"json\"".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text<T: Setting>(text: &str) -> Option<T> {
+        T::read(&Given::Text(text.into())).ok()
+    }
+
+    fn toml<T: Setting>(value: impl Into<toml::Value>) -> Option<T> {
+        T::read(&Given::Toml(value.into())).ok()
+    }
+
+    #[test]
+    fn spans_read_with_a_unit_or_as_seconds() {
+        for (given, millis) in [
+            ("500ms", 500),
+            ("60s", 60_000),
+            ("10 m", 600_000),
+            ("1h", 3_600_000),
+            ("30d", 2_592_000_000),
+            ("7", 7_000),
+        ] {
+            assert_eq!(text(given), Some(Duration::from_millis(millis)), "{given}");
+        }
+        assert_eq!(toml(60), Some(Duration::from_secs(60)));
+        assert_eq!(toml("60s"), Some(Duration::from_secs(60)));
+        for given in
+            ["", "s", "1.5s", "-1s", "-1", "1w", "1h30m", "18446744073709551615d", "18446744073709551615ms"]
+        {
+            assert_eq!(text::<Duration>(given), None, "{given}");
+        }
+        assert_eq!(text(" 0 "), Some(None::<Duration>));
+    }
+
+    #[test]
+    fn sizes_read_with_a_binary_unit_or_as_bytes() {
+        assert_eq!((text("16MiB"), text("1 GiB")), (Some(Size(16 << 20)), Some(Size(1 << 30))));
+        assert_eq!((text("64KiB"), text("9B"), toml(9)), (Some(Size(65_536)), Some(Size(9)), Some(Size(9))));
+        for given in ["16MB", "MiB", "-1", "17179869184GiB"] {
+            assert_eq!(text::<Size>(given), None, "{given}");
+        }
+    }
+
+    #[test]
+    fn a_text_source_gives_every_type_and_a_file_only_its_own() {
+        assert_eq!(
+            [text("1"), text("false"), toml(true), toml("true")],
+            [Some(true), Some(false), Some(true), None]
+        );
+        assert_eq!([text("7"), toml(7), toml("7"), text("-7")], [Some(7_u32), Some(7), None, None]);
+        assert_eq!(text("a, b,"), Some(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(text(""), Some(Vec::<String>::new()));
+        assert_eq!(toml::<Vec<String>>("a"), None);
+        assert_eq!(text(""), Some(None::<String>));
+        assert_eq!(text("[::1]:1"), Some(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 1))));
+        assert_eq!(text("localhost:1"), None::<SocketAddr>);
+        assert_eq!((text("json"), text::<LogFormat>("xml")), (Some(LogFormat::Json), None));
+    }
+
+    #[test]
+    fn networks_and_single_addresses_are_allowed() {
+        let nets: Vec<IpNet> = text("10.0.0.0/8, ::1").expect("networks");
+        assert_eq!(nets.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1/128"]);
+        assert_eq!(text::<Vec<IpNet>>("10.0.0.0/33"), None);
+    }
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        assert_eq!(format!("{:?}", Secret::from("canary")), "(redacted)");
+    }
+}
