@@ -12,6 +12,8 @@ pub mod config;
 pub mod job;
 #[cfg(feature = "server")]
 pub mod tasks;
+#[cfg(feature = "server")]
+pub mod telemetry;
 
 #[cfg(feature = "server")]
 pub mod watch;

@@ -12,6 +12,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("clock", &["job"]),
     ("config", &[]),
     ("tasks", &[]),
+    ("telemetry", &["config"]),
     ("store", &["clock", "job", "secret", "tasks"]),
     ("trigger", &["clock", "job", "secret", "signature", "tasks"]),
     ("watch", &["job", "secret"]),
