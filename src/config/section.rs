@@ -99,7 +99,7 @@ section! {
     /// `[trigger]`: the requests to applications.
     Trigger {
         /// The User-Agent header. Default, and where an empty one is given:
-        /// backjob/<version>.
+        /// `backjob/<version>`.
         user_agent: String = user_agent(),
         /// URL that actions are told to report to. Default: this server's own
         /// address, see [`Config::report_url`](super::Config::report_url).
