@@ -1,7 +1,13 @@
 //! Compiles `proto/` with protox, so that no protoc is needed on the machine.
 
 use prost::Message as _;
-use std::{env, error::Error, fs, path::PathBuf};
+use prost_types::FileDescriptorSet;
+use std::{
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -20,6 +26,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
     fs::write(out.join("backjob.v1.bin"), descriptors.encode_to_vec())?;
 
+    if server {
+        frames(&out, descriptors.clone())?;
+    }
     tonic_prost_build::configure()
         .out_dir(&out)
         .build_client(true)
@@ -27,6 +36,25 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".backjob.v1.RawBody.data")
         .bytes(".backjob.v1.JobResult.data")
         .btree_map(".backjob.v1")
+        .extern_path(".google.rpc", "::tonic_types::pb")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// JobControl's server once more, with frames of a watch that are encoded
+/// already: their bytes are shared by all who watch a job.
+fn frames(out: &Path, mut descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
+    for file in &mut descriptors.file {
+        file.service.retain(|service| service.name() == "JobControl");
+    }
+    let folder = out.join("frames");
+    fs::create_dir_all(&folder)?;
+    tonic_prost_build::configure()
+        .out_dir(folder)
+        .build_client(false)
+        .build_server(true)
+        .extern_path(".backjob.v1.WatchStatusResponse", "crate::rpc::frame::WatchFrame")
+        .extern_path(".backjob.v1", "crate::proto::v1")
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;
     Ok(())

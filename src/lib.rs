@@ -27,4 +27,12 @@ pub mod verify;
 pub mod trigger;
 
 #[cfg(feature = "server")]
+pub mod app;
+#[cfg(feature = "server")]
+pub mod engine;
+#[cfg(feature = "server")]
+pub mod rpc;
+#[cfg(feature = "server")]
 pub mod secret;
+#[cfg(feature = "server")]
+pub mod store;

@@ -57,6 +57,7 @@ fn tables() -> Vec<TableCreateStatement> {
         .col(must(short("target", 64)))
         .col(must(number("priority")))
         .col(must(short("created_by", 256)))
+        .col(must(short("route", 8192)))
         .to_owned();
     let request = Table::create()
         .table("job_request")
@@ -66,6 +67,13 @@ fn tables() -> Vec<TableCreateStatement> {
         .col(bytes("sealed"))
         .col(bytes("credentials"))
         .col(id("retry_of"))
+        .to_owned();
+    let label = Table::create()
+        .table("job_label")
+        .col(must(id("job_id")))
+        .col(must(short("name", 63)))
+        .col(must(short("value", 256)))
+        .primary_key(Index::create().col("job_id").col("name"))
         .to_owned();
     let text = Table::create()
         .table("job_text")
@@ -115,7 +123,7 @@ fn tables() -> Vec<TableCreateStatement> {
         .col(must(ColumnDef::new("id").binary_len(8).to_owned()).primary_key())
         .col(must(number("first_used_at")))
         .to_owned();
-    vec![job, request, text, attempt, key, node, root]
+    vec![job, request, label, text, attempt, key, node, root]
 }
 
 /// Name, table, columns.
@@ -124,6 +132,7 @@ const INDEXES: &[(&str, &str, &[&str])] = &[
     ("job_due", "job", &["state", "scheduled_at"]),
     ("job_give_up", "job", &["give_up_at"]),
     ("job_created", "job", &["created_at", "id"]),
+    ("job_label_value", "job_label", &["name", "value", "job_id"]),
     ("job_changed", "job", &["changed_at"]),
     ("job_ended", "job", &["ended_at"]),
     ("start_key_job", "start_key", &["job_id"]),
@@ -146,7 +155,9 @@ impl MigrationTrait for Migration {
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        for table in ["root_key", "node", "start_key", "attempt", "job_text", "job_request", "job"] {
+        for table in
+            ["root_key", "node", "start_key", "attempt", "job_text", "job_label", "job_request", "job"]
+        {
             manager.drop_table(Table::drop().table(table).to_owned()).await?;
         }
         Ok(())

@@ -28,4 +28,4 @@ pub use id::{BadJobId, JobId};
 pub use record::Record;
 pub use spec::{Payload, Spec};
 pub use state::{Detail, Failure, Job, Now, Output, Reason, Revision, Rules, State, StateName};
-pub use transition::{Event, Refused, Signal, Transition};
+pub use transition::{Connection, Event, Refused, Signal, Transition};

@@ -30,6 +30,11 @@ impl Revision {
         i64::try_from(self.0).unwrap_or(i64::MAX)
     }
 
+    /// As a caller gave it back.
+    pub fn from_wire(revision: u64) -> Self {
+        Self(revision)
+    }
+
     /// As callers see it.
     pub fn get(self) -> u64 {
         self.0
@@ -300,6 +305,38 @@ impl Job {
             failure: None,
             output: None,
         }
+    }
+
+    /// A copy that leaves the text and the output behind.
+    #[must_use]
+    pub fn without_text(&self) -> Self {
+        Self {
+            rules: Arc::clone(&self.rules),
+            state: self.state.clone(),
+            revision: self.revision,
+            attempt: self.attempt,
+            progress: self.progress,
+            detail: self.detail.clone(),
+            text: Text::default(),
+            scheduled_at: self.scheduled_at,
+            started_at: self.started_at,
+            updated_at: self.updated_at,
+            ended_at: self.ended_at,
+            cancel_requested: self.cancel_requested,
+            failure: self.failure.clone(),
+            output: None,
+        }
+    }
+
+    /// When a waiting job is given up, UTC milliseconds.
+    pub fn give_up_at(&self) -> Option<i64> {
+        if !matches!(self.state, State::Scheduled | State::Queued) {
+            return None;
+        }
+        let expiry = if self.attempt == 0 { self.rules.expire_at } else { None };
+        let end = self.started_at.zip(self.rules.max_duration);
+        let end = end.map(|(at, span)| at.saturating_add_unsigned(span));
+        [expiry, end].into_iter().flatten().min()
     }
 
     /// Where it stands, by name.

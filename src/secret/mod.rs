@@ -6,7 +6,9 @@
 //! the HMAC of `signature.rs`.
 
 mod root;
+mod seal;
 mod token;
 
 pub use root::{Keyring, LoadError, Root, RootId, Use};
+pub use seal::{BadSeal, NONCE, open, seal};
 pub use token::{BadToken, ReportToken};

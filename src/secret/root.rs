@@ -163,6 +163,11 @@ impl Keyring {
         Ok(Self { roots: vec![Root(bytes)] })
     }
 
+    /// One root of these bytes.
+    pub fn of(bytes: [u8; 32]) -> Self {
+        Self { roots: vec![Root(bytes)] }
+    }
+
     /// The root that new things are made with.
     pub fn current(&self) -> &Root {
         &self.roots[0] // parse and create see to it that there is one

@@ -4,7 +4,7 @@ use super::frame::{Frame, Subject};
 use super::inbox::{Closed, Inbox, Item};
 use crate::job::{JobId, Revision};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -24,6 +24,9 @@ struct Core<S> {
     number: u64,
     matches: Option<Matches<S>>,
     inbox: Mutex<Inbox<S>>,
+    /// While present states are being read: jobs that changed and did not match.
+    /// What was read of them may be old, and nobody would say so again.
+    passed_over: Mutex<Option<HashSet<JobId>>>,
     wake: Notify,
 }
 
@@ -71,7 +74,13 @@ impl<S: Subject> Hub<S> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let fits = ids.iter().all(|id| inbox.add(*id));
         let endless = matches.is_some();
-        let core = Arc::new(Core { number, matches, inbox: Mutex::new(inbox), wake: Notify::new() });
+        let core = Arc::new(Core {
+            number,
+            matches,
+            inbox: Mutex::new(inbox),
+            passed_over: Mutex::new(endless.then(HashSet::new)),
+            wake: Notify::new(),
+        });
         let mut registry = lock(&self.registry);
         if registry.closed {
             lock(&core.inbox).close(Closed::ShuttingDown);
@@ -87,6 +96,13 @@ impl<S: Subject> Hub<S> {
         Watcher { core, hub: Arc::clone(self) }
     }
 
+    /// Whether a change of this job has to be published: somebody watches it, or
+    /// may do so by a filter.
+    pub fn is_watched(&self, id: JobId) -> bool {
+        let registry = lock(&self.registry);
+        !registry.by_filter.is_empty() || registry.by_job.contains_key(&id)
+    }
+
     /// Hands a change to all who watch its job.
     pub fn publish(&self, frame: &Arc<Frame<S>>) {
         let id = frame.subject.id();
@@ -95,6 +111,8 @@ impl<S: Subject> Hub<S> {
         for core in by_filter.values() {
             if core.matches.as_ref().is_some_and(|matches| matches(&frame.subject)) {
                 join(by_job, core, id);
+            } else if let Some(passed_over) = lock(&core.passed_over).as_mut() {
+                passed_over.insert(id);
             }
         }
         let last = frame.subject.is_final();
@@ -157,6 +175,15 @@ impl<S: Subject> Watcher<S> {
             lock(&self.core.inbox).add(frame.subject.id());
         }
         self.core.offer(frame);
+    }
+
+    /// Jobs that were offered and may have changed unnoticed before. To be
+    /// called once, when all that was read has been offered; their present
+    /// states are then offered too.
+    pub fn passed_over(&self) -> Vec<JobId> {
+        let passed_over = lock(&self.core.passed_over).take().unwrap_or_default();
+        let inbox = lock(&self.core.inbox);
+        passed_over.into_iter().filter(|id| inbox.holds(*id)).collect()
     }
 
     /// The client has seen this state.

@@ -178,6 +178,11 @@ impl<S: Subject> Inbox<S> {
         self.closed.or(done.then_some(Closed::Done)).map(Err)
     }
 
+    /// Whether the job is on this watch.
+    pub(super) fn holds(&self, id: JobId) -> bool {
+        self.jobs.contains_key(&id)
+    }
+
     /// Ids that the hub holds this watcher for.
     pub(super) fn ids(&self) -> impl Iterator<Item = JobId> + '_ {
         self.jobs.keys().copied()

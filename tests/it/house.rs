@@ -16,6 +16,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("store", &["clock", "job", "secret", "tasks"]),
     ("trigger", &["clock", "job", "secret", "signature", "tasks"]),
     ("watch", &["job", "secret"]),
+    ("engine", &["clock", "job", "secret", "store", "tasks", "trigger", "watch"]),
+    ("rpc", &["clock", "engine", "job", "proto", "secret", "tasks", "watch"]),
 ];
 
 fn rust_files(folder: &Path, into: &mut Vec<std::path::PathBuf>) {

@@ -1,4 +1,6 @@
 //! The one test binary: each module holds one layer.
 
 mod contract;
+mod harness;
 mod house;
+mod start;

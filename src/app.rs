@@ -1,0 +1,271 @@
+//! Puts the parts together and takes them apart again: the only file that knows
+//! every one of them.
+
+use crate::{
+    clock::{Clock, SystemClock},
+    config::Config,
+    engine::{self, Engine},
+    rpc,
+    secret::{Keyring, LoadError, Use},
+    store::{self, Store},
+    tasks::Tasks,
+    trigger::{self, BadTarget, Client, Target, TargetOptions},
+};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Writes that may wait for the writer.
+const QUEUE: usize = 4_096;
+/// Writes of one transaction, at most.
+const BATCH: usize = 512;
+
+/// Why the server does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The root keys cannot be had.
+    #[error("root key: {0}")]
+    Key(#[from] LoadError),
+    /// The database was made with a key that is gone.
+    #[error(
+        "{database} is there, but its root key {key} is not: put the key back, or name it with key_file or BACKJOB_KEY"
+    )]
+    KeyGone {
+        /// File of the database.
+        database: PathBuf,
+        /// File that the key should be in.
+        key: PathBuf,
+    },
+    /// The store cannot be opened.
+    #[error("database: {0}")]
+    Store(#[from] store::OpenError),
+    /// A target is wrong.
+    #[error("targets.{0}: {1}")]
+    Target(String, #[source] BadTarget),
+    /// The address cannot be listened on.
+    #[error("server.listen: cannot listen on {0}: {1}")]
+    Listen(SocketAddr, #[source] io::Error),
+    /// What was left running cannot be taken over.
+    #[error("{0}")]
+    Engine(#[from] engine::Error),
+    /// The listener failed.
+    #[error("the listener failed: {0}")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// Tells a running server to end.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// First phase: nothing new begins, what is under way may end.
+    pub drain: CancellationToken,
+    /// Second phase at once.
+    pub hurry: CancellationToken,
+}
+
+/// A server that is ready to serve.
+pub struct App {
+    engine: Arc<Engine>,
+    clock: Arc<dyn Clock>,
+    keys: Arc<Keyring>,
+    tasks: Tasks,
+    /// The writer outlives the rest: what ends last still has to be stored.
+    store_tasks: Tasks,
+    listener: TcpListener,
+    address: SocketAddr,
+    grace: Duration,
+}
+
+/// The root keys; made where there is nothing yet that could need others.
+///
+/// # Errors
+/// [`Error::Key`] or [`Error::KeyGone`].
+pub fn keys(config: &Config, clock: &dyn Clock) -> Result<Keyring, Error> {
+    if let Some(text) = &config.key {
+        return Ok(Keyring::parse(text)?);
+    }
+    let Some(path) = config.key_path() else {
+        let mut bytes = [0; 32];
+        clock.random(&mut bytes);
+        return Ok(Keyring::of(bytes));
+    };
+    if path.exists() {
+        return Ok(Keyring::load(&path)?);
+    }
+    if let Some(database) = database_file(&config.database.url)
+        && fs::metadata(&database).is_ok_and(|file| file.len() > 0)
+    {
+        return Err(Error::KeyGone { database, key: path });
+    }
+    let made = Keyring::create(&path)?;
+    tracing::info!(path = %path.display(), "made a root key: keep it as safe as the database");
+    Ok(made)
+}
+
+/// The file of an SQLite database.
+fn database_file(url: &str) -> Option<PathBuf> {
+    let file = url.strip_prefix("sqlite:")?;
+    let file = file.strip_prefix("//").unwrap_or(file).split('?').next().unwrap_or_default();
+    (!file.is_empty() && file != ":memory:").then(|| Path::new(file).to_owned())
+}
+
+/// Name of the key with which a target's triggers are signed.
+pub fn keyid(keys: &Keyring, target: &str) -> String {
+    let root: String = keys.current().id().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{root}/{target}")
+}
+
+/// How the store is opened.
+pub fn store_options(config: &Config, keys: &Arc<Keyring>) -> store::Options {
+    store::Options {
+        url: config.database.url.to_string(),
+        migrate: config.database.migrate,
+        node: config.node.name.clone(),
+        keys: Arc::clone(keys),
+        queue: QUEUE,
+        batch: BATCH,
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn targets(config: &Config, keys: &Keyring) -> Result<Vec<Target>, Error> {
+    let target = |(name, target): (&String, &crate::config::Target)| {
+        let options = TargetOptions {
+            name: name.clone(),
+            url: target.url.clone(),
+            host: target.host.clone(),
+            allow: target.allow.clone(),
+            ca_file: target.ca_file.clone(),
+            key: keys.current().derive(Use::Trigger, name),
+            keyid: keyid(keys, name),
+        };
+        Target::new(options).map_err(|error| Error::Target(name.clone(), error))
+    };
+    config.targets.iter().map(target).collect()
+}
+
+fn engine_settings(config: &Config, targets: &[Target]) -> engine::Settings {
+    let of = |target: &Target| {
+        let own = config.targets.get(target.name()).cloned().unwrap_or_default();
+        let settings = engine::TargetSettings {
+            base_path: target.base_path().to_owned(),
+            allow_headers: own.allow_headers,
+            max_in_flight: own.max_in_flight as usize,
+        };
+        (target.name().to_owned(), settings)
+    };
+    let jobs = &config.jobs;
+    engine::Settings {
+        node: config.node.name.clone(),
+        flush_interval: jobs.flush_interval,
+        linger: config.trigger.linger,
+        error_timeout: millis(jobs.error_timeout),
+        response_timeout: jobs.response_timeout.map(millis),
+        max_duration: jobs.max_duration.map(millis),
+        cancel_grace: millis(jobs.cancel_grace),
+        targets: targets.iter().map(of).collect::<BTreeMap<_, _>>(),
+    }
+}
+
+impl App {
+    /// Opens, binds and takes over. The configuration is valid.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn build(config: &Config) -> Result<Self, Error> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let keys = Arc::new(keys(config, &*clock)?);
+        let targets = targets(config, &keys)?;
+        let settings = engine_settings(config, &targets);
+        let (tasks, store_tasks) = (Tasks::default(), Tasks::default());
+        let store = Store::open(store_options(config, &keys), Arc::clone(&clock), &store_tasks).await?;
+        let listen = config.server.listen;
+        let listener = TcpListener::bind(listen).await.map_err(|error| Error::Listen(listen, error))?;
+        let address = listener.local_addr().map_err(|error| Error::Listen(listen, error))?;
+        let trigger = trigger::Settings {
+            user_agent: config.trigger.user_agent.clone(),
+            pool_idle: config.trigger.pool_idle,
+            connect_timeout: config.trigger.connect_timeout,
+            max_response: config.trigger.max_response.0,
+            report_url: config.report_url(address),
+        };
+        let client = Client::new(trigger, targets, Arc::clone(&clock), tasks.clone());
+        let parts = engine::Parts {
+            store,
+            trigger: Arc::new(client),
+            clock: Arc::clone(&clock),
+            tasks: tasks.clone(),
+            keys: Arc::clone(&keys),
+        };
+        let engine = Engine::begin(parts, settings).await?;
+        let grace = config.server.shutdown_grace;
+        Ok(Self { engine, clock, keys, tasks, store_tasks, listener, address, grace })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until told to stop, then ends in two phases: first nothing new
+    /// begins and what is under way may end; then everything is closed and what
+    /// is in memory stored. Both take `shutdown_grace` at most, and a second
+    /// for the store.
+    ///
+    /// # Errors
+    /// If the listener fails.
+    pub async fn run(self, stop: Stop) -> Result<(), Error> {
+        let Self { engine, clock, keys, tasks, store_tasks, listener, address, grace } = self;
+        tracing::info!(%address, "serving");
+        let closing = CancellationToken::new();
+        let parts = rpc::Parts { engine: Arc::clone(&engine), clock, keys, tasks: tasks.clone() };
+        let serving = rpc::serve(parts, listener, closing.clone().cancelled_owned());
+        tokio::pin!(serving);
+        let mut served = tokio::select! {
+            served = &mut serving => Some(served),
+            () = stop.drain.cancelled() => None,
+            () = stop.hurry.cancelled() => None,
+        };
+        tracing::info!(running = engine.running(), watchers = engine.watchers(), "draining");
+        engine.drain();
+        // The last part of the grace is for the second phase.
+        let first = grace.mul_f64(0.8);
+        if served.is_none() {
+            tokio::select! {
+                ended = &mut serving => served = Some(ended),
+                () = engine.drained() => {}
+                () = tokio::time::sleep(first) => {
+                    tracing::info!(running = engine.running(), "what still runs is left to the next server");
+                }
+                () = stop.hurry.cancelled() => {}
+            }
+        }
+        closing.cancel();
+        tasks.stop().cancel();
+        let last = grace.saturating_sub(first).max(Duration::from_millis(200));
+        if served.is_none() {
+            served = tokio::time::timeout(last, &mut serving).await.ok();
+        }
+        if let Err(pending) = tasks.shut_down(last).await {
+            tracing::warn!(?pending, "still running at the end");
+        }
+        let stored = async {
+            engine.close().await;
+            store_tasks.shut_down(Duration::from_secs(1)).await
+        };
+        match tokio::time::timeout(Duration::from_secs(5), stored).await {
+            Ok(Ok(())) => tracing::info!("stopped"),
+            Ok(Err(_)) | Err(_) => tracing::error!("the store could not be closed in time"),
+        }
+        served.unwrap_or(Ok(())).map_err(Error::from)
+    }
+}

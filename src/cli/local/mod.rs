@@ -1,0 +1,88 @@
+//! Commands that run here and know the server's parts.
+
+mod demo;
+mod keygen;
+mod migrate;
+mod serve;
+
+use crate::config::{Config, Sources};
+use std::{error::Error, fmt, path::PathBuf, process::ExitCode};
+
+/// Commands that need no server.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Run the server.
+    Serve(serve::Serve),
+    /// Show a job run from its start to its end, with a server of its own.
+    Demo(demo::Demo),
+    /// Make the tables, or bring them up to date.
+    Migrate(migrate::Migrate),
+    /// Make a root key, or print the trigger key of a target.
+    Keygen(keygen::Keygen),
+}
+
+impl Command {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// What went wrong, for people.
+    pub fn run(self) -> Result<ExitCode, Fault> {
+        match self {
+            Self::Serve(serve) => serve.run(),
+            Self::Demo(demo) => demo.run(),
+            Self::Migrate(migrate) => migrate.run(),
+            Self::Keygen(keygen) => keygen.run(),
+        }
+    }
+}
+
+/// What went wrong, for people.
+#[derive(Debug)]
+pub struct Fault(String);
+
+impl Fault {
+    fn new(error: impl Error) -> Self {
+        Self(error.to_string())
+    }
+
+    fn text(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where the settings come from.
+#[derive(Debug, clap::Args)]
+struct Settings {
+    /// Read settings from FILE [default: backjob.toml, if it is there].
+    #[arg(long, value_name = "FILE", env = "BACKJOB_CONFIG")]
+    config: Option<PathBuf>,
+    /// Set one setting, as in `--set server.listen=127.0.0.1:50052`.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+    set: Vec<(String, String)>,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("KEY=VALUE is expected")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+impl Settings {
+    fn load(&self) -> Result<Config, Fault> {
+        Config::load(Sources::of_process(self.config.clone(), self.set.clone())).map_err(Fault::new)
+    }
+}
+
+/// A runtime with this many threads; 0 is one a core.
+fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Fault> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if threads > 0 {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().build().map_err(Fault::new)
+}

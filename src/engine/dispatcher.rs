@@ -1,0 +1,316 @@
+//! Gives free slots to jobs that are due.
+//!
+//! What it examines: for each target, hints of queued jobs, in their order, and
+//! the table where the hints are not all there is. What it does: claims one
+//! for each free slot. It is woken by every new queued job and every slot that
+//! falls free, and looks into the tables once a minute besides. A claim is
+//! compared and set, so doing it twice does no harm.
+
+use super::{Engine, Error, TargetSettings, live::Live, lock};
+use crate::{
+    job::{Event, JobId, Payload, Record, State},
+    store::{AttemptRow, Outcome, Update, Write},
+    watch::Frame,
+};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+
+/// Hints kept for one target.
+const HINTS: usize = 1_024;
+/// Larger payloads are read again when they are needed.
+const KEPT_PAYLOAD: usize = 4 * 1024;
+/// Between two looks into the tables that nobody asked for.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// First those of high priority, then those due first.
+type Order = (u8, i64, JobId);
+
+fn order(record: &Record) -> Order {
+    (9 - record.spec.priority.min(9), record.job.scheduled_at, record.id)
+}
+
+#[derive(Debug)]
+struct Hint {
+    record: Record,
+    payload: Option<Payload>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    slots: Arc<Semaphore>,
+    hints: BTreeMap<Order, Hint>,
+    /// The tables may hold jobs that come after the last hint.
+    more: bool,
+    /// Claims that are on their way to the tables.
+    claiming: HashSet<JobId>,
+}
+
+/// Queues and slots of every target.
+pub(super) struct Dispatcher {
+    queues: Mutex<BTreeMap<String, Queue>>,
+    wake: Notify,
+    /// Attempts that have a connection, or are about to.
+    pub(super) connections: Connections,
+}
+
+/// How many attempts have a connection.
+pub(super) struct Connections(watch::Sender<usize>);
+
+/// One of them; dropping it takes it back.
+pub(super) struct Connected(watch::Sender<usize>);
+
+impl Connections {
+    fn open(&self) -> Connected {
+        self.0.send_modify(|open| *open += 1);
+        Connected(self.0.clone())
+    }
+
+    /// Returns once there is none.
+    pub(super) async fn closed_all(&self) {
+        // Fails only if the sender is gone, which we hold.
+        let _ = self.0.subscribe().wait_for(|open| *open == 0).await;
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
+}
+
+impl Dispatcher {
+    pub(super) fn new(targets: &BTreeMap<String, TargetSettings>) -> Self {
+        let queue = |target: &TargetSettings| Queue {
+            slots: Arc::new(Semaphore::new(target.max_in_flight)),
+            hints: BTreeMap::new(),
+            more: true,
+            claiming: HashSet::new(),
+        };
+        Self {
+            queues: Mutex::new(targets.iter().map(|(name, target)| (name.clone(), queue(target))).collect()),
+            wake: Notify::new(),
+            connections: Connections(watch::Sender::new(0)),
+        }
+    }
+
+    /// Look again.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// A job is queued.
+    pub(super) fn hint(&self, record: Record, payload: Option<Payload>) {
+        if let Some(queue) = lock(&self.queues).get_mut(&record.spec.target) {
+            queue.add(Hint { record, payload: payload.filter(|payload| payload.body.len() <= KEPT_PAYLOAD) });
+        }
+        self.wake();
+    }
+
+    /// A slot of the target, if one is free.
+    pub(super) fn slot(&self, target: &str) -> Option<Arc<OwnedSemaphorePermit>> {
+        let slots = Arc::clone(&lock(&self.queues).get(target)?.slots);
+        slots.try_acquire_owned().ok().map(Arc::new)
+    }
+
+    /// The tables may hold more than is known here.
+    fn forget(&self) {
+        lock(&self.queues).values_mut().for_each(|queue| queue.more = true);
+    }
+
+    /// Every queue that has a free slot and may have a job for it.
+    fn ready(&self) -> Vec<Next> {
+        let mut next = Vec::new();
+        for (target, queue) in lock(&self.queues).iter_mut() {
+            while queue.slots.available_permits() > 0 {
+                let Some((_, hint)) = queue.hints.pop_first() else {
+                    if queue.more {
+                        next.push(Next::Read(target.clone()));
+                    }
+                    break;
+                };
+                let Ok(slot) = Arc::clone(&queue.slots).try_acquire_owned() else { break };
+                queue.claiming.insert(hint.record.id);
+                next.push(Next::Claim(Box::new(hint), Arc::new(slot)));
+            }
+        }
+        next
+    }
+
+    fn claimed(&self, target: &str, id: JobId) {
+        if let Some(queue) = lock(&self.queues).get_mut(target) {
+            queue.claiming.remove(&id);
+        }
+    }
+}
+
+impl Queue {
+    fn add(&mut self, hint: Hint) {
+        let order = order(&hint.record);
+        let beyond = self.hints.last_key_value().is_none_or(|(last, _)| *last < order);
+        if self.more && beyond {
+            return; // jobs that come before it may be in the tables alone
+        }
+        self.hints.insert(order, hint);
+        if self.hints.len() > HINTS {
+            self.hints.pop_last();
+            self.more = true;
+        }
+    }
+}
+
+enum Next {
+    Claim(Box<Hint>, Arc<OwnedSemaphorePermit>),
+    Read(String),
+}
+
+impl Engine {
+    pub(super) async fn run_dispatcher(self: Arc<Self>) {
+        let mut failed = false;
+        loop {
+            if !self.is_draining() {
+                match self.dispatch().await {
+                    Ok(()) => failed = false,
+                    Err(error) => {
+                        tracing::warn!(%error, "queued jobs cannot be claimed now");
+                        failed = true;
+                    }
+                }
+            }
+            let rest = if failed { Duration::from_secs(1) } else { PERIOD };
+            tokio::select! {
+                () = self.tasks.stop().cancelled() => return,
+                () = self.dispatcher.wake.notified(), if !failed => {}
+                () = tokio::time::sleep(rest) => self.dispatcher.forget(),
+            }
+        }
+    }
+
+    async fn dispatch(self: &Arc<Self>) -> Result<(), Error> {
+        loop {
+            let next = self.dispatcher.ready();
+            if next.is_empty() || self.is_draining() {
+                return Ok(());
+            }
+            for next in next {
+                match next {
+                    Next::Claim(hint, slot) => self.claim(*hint, slot).await?,
+                    Next::Read(target) => self.read_queue(&target).await?,
+                }
+            }
+        }
+    }
+
+    /// Fills a target's hints from the tables.
+    async fn read_queue(&self, target: &str) -> Result<(), Error> {
+        let claiming: Vec<JobId> = {
+            let mut queues = lock(&self.dispatcher.queues);
+            let Some(queue) = queues.get_mut(target) else { return Ok(()) };
+            // What comes from now on is hinted; what was there is read below.
+            queue.more = false;
+            queue.claiming.iter().copied().collect()
+        };
+        let read = self.store.claimable(target, HINTS as u64, &claiming).await;
+        let mut queues = lock(&self.dispatcher.queues);
+        let Some(queue) = queues.get_mut(target) else { return Ok(()) };
+        let records = read.inspect_err(|_| queue.more = true)?;
+        let full = records.len() >= HINTS;
+        for record in records {
+            if !queue.claiming.contains(&record.id) {
+                queue.hints.entry(order(&record)).or_insert(Hint { record, payload: None });
+            }
+        }
+        queue.more |= full;
+        while queue.hints.len() > HINTS {
+            queue.hints.pop_last();
+            queue.more = true;
+        }
+        Ok(())
+    }
+
+    /// Claims one job. The attempt begins once that is durable.
+    async fn claim(self: &Arc<Self>, hint: Hint, slot: Arc<OwnedSemaphorePermit>) -> Result<(), Error> {
+        let Hint { mut record, payload } = hint;
+        let (id, target) = (record.id, record.spec.target.clone());
+        let now = self.clock.now();
+        let from = record.job.revision;
+        if record.job.apply(Event::Claim, now).is_err() {
+            self.dispatcher.claimed(&target, id); // not due yet, or over: the schedule has it
+            return Ok(());
+        }
+        let row = matches!(record.job.state, State::Running(_)).then(|| AttemptRow {
+            attempt: record.job.attempt,
+            node: self.settings.node.clone(),
+            claimed_at: now.wall,
+            sent_at: None,
+            reported: false,
+            sequence: 0,
+            ended_at: None,
+            http_status: None,
+            failure: None,
+            ended_by: None,
+        });
+        let permit = match self.store.reserve().await {
+            Ok(permit) => permit,
+            Err(_) => return Err(Error::Draining),
+        };
+        // A new attempt begins with an empty text.
+        let text = record.job.attempt > 1;
+        let update = Update { from, record: record.clone(), text, attempt: row.clone() };
+        let engine = Arc::clone(self);
+        permit.write(
+            Write::Update(Box::new(update)),
+            Box::new(move |result| {
+                engine.dispatcher.claimed(&target, id);
+                match (result, row) {
+                    (Ok(Outcome::Done), Some(row)) => engine.begin_attempt(record, row, payload, slot),
+                    (Ok(Outcome::Done), None) => engine.given_up(record),
+                    (Ok(Outcome::Lost), _) => {} // cancelled meanwhile, say
+                    (Err(error), _) => {
+                        tracing::warn!(job = %id, %error, "a claim failed and is tried again");
+                        engine.dispatcher.forget();
+                    }
+                }
+                engine.dispatcher.wake();
+            }),
+        );
+        Ok(())
+    }
+
+    /// On the writer's side: the job waited too long.
+    fn given_up(&self, record: Record) {
+        if self.hub.is_watched(record.id) {
+            self.hub.publish(&Arc::new(Frame::new(record)));
+        }
+    }
+
+    /// On the writer's side: the claim is durable.
+    fn begin_attempt(
+        self: &Arc<Self>,
+        record: Record,
+        row: AttemptRow,
+        payload: Option<Payload>,
+        slot: Arc<OwnedSemaphorePermit>,
+    ) {
+        let live = Live::new(record, row, Some(Arc::clone(&slot)));
+        {
+            let mut inner = lock(&live.inner);
+            self.live.insert(&live);
+            self.publish(&live, &inner);
+            self.timers.arm(&live, &mut inner);
+        }
+        let connected = self.dispatcher.connections.open();
+        let span = tracing::info_span!("attempt", job = %live.id, attempt = live.attempt);
+        let engine = Arc::clone(self);
+        let _entered = span.enter();
+        self.tasks.spawn("attempt", async move {
+            engine.run_attempt(&live, payload).await;
+            drop(slot);
+            drop(connected);
+            engine.dispatcher.wake();
+        });
+    }
+}

@@ -1,0 +1,66 @@
+//! Why a use case failed.
+
+use crate::{
+    job::{JobId, StateName, draft::Violation},
+    store,
+};
+
+/// Why a use case failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something in the request does not hold.
+    #[error("{}", describe(.0))]
+    Invalid(Vec<Violation>),
+    /// No such target is configured.
+    #[error("no target is named {0:?}")]
+    UnknownTarget(String),
+    /// No such job.
+    #[error("no job has the id {0}")]
+    NotFound(JobId),
+    /// The job has ended.
+    #[error("job {id} has ended: {state}")]
+    Final {
+        /// The job.
+        id: JobId,
+        /// How.
+        state: StateName,
+    },
+    /// The attempt is not the one that runs.
+    #[error("attempt {attempt} of job {id} is over")]
+    Stale {
+        /// The job.
+        id: JobId,
+        /// Its attempt.
+        attempt: u32,
+    },
+    /// `stopped` was reported, but nobody cancelled the job.
+    #[error("nobody cancelled the job: report finish or fail")]
+    NotCancelled,
+    /// More jobs than one stream may carry.
+    #[error("more than {0} jobs match")]
+    TooManyJobs(usize),
+    /// The server goes away.
+    #[error("the server is shutting down")]
+    Draining,
+    /// The store cannot be reached now; worth repeating.
+    #[error("not available now: {0}")]
+    Unavailable(String),
+    /// A fault of ours.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+fn describe(violations: &[Violation]) -> String {
+    let all: Vec<String> = violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
+    all.join("; ")
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        if error.is_transient() {
+            Self::Unavailable(error.to_string())
+        } else {
+            Self::Internal(error.to_string())
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Brings progress to the tables, each job at most once in `flush_interval`.
+
+use super::{Engine, live::Live, lock};
+use crate::store::{Outcome, Write};
+use std::sync::{Arc, Mutex};
+use tokio::sync::Notify;
+
+/// Text of one job is stored at most this often, milliseconds.
+const TEXT_EVERY: u64 = 1_000;
+/// Text stored in one second, all jobs together, bytes.
+const TEXT_BUDGET: usize = 8 * 1024 * 1024;
+
+/// Jobs with changes that are not in the tables yet.
+#[derive(Default)]
+pub(super) struct Flusher {
+    dirty: Mutex<Vec<Arc<Live>>>,
+    wake: Notify,
+}
+
+impl Flusher {
+    /// The job has something to save.
+    pub(super) fn add(&self, live: &Arc<Live>) {
+        let mut dirty = lock(&self.dirty);
+        dirty.push(Arc::clone(live));
+        if dirty.len() == 1 {
+            self.wake.notify_one();
+        }
+    }
+}
+
+/// How much text may still be stored in this second.
+struct Budget {
+    since: u64,
+    left: usize,
+}
+
+impl Budget {
+    fn take(&mut self, now: u64, bytes: usize) -> bool {
+        if now.saturating_sub(self.since) >= 1_000 {
+            *self = Self { since: now, left: TEXT_BUDGET };
+        }
+        let fits = bytes <= self.left;
+        if fits {
+            self.left -= bytes;
+        }
+        fits
+    }
+}
+
+impl Engine {
+    pub(super) async fn run_flusher(self: Arc<Self>) {
+        let mut budget = Budget { since: 0, left: TEXT_BUDGET };
+        loop {
+            tokio::select! {
+                () = self.tasks.stop().cancelled() => return,
+                () = self.flusher.wake.notified() => {}
+            }
+            tokio::select! {
+                () = self.tasks.stop().cancelled() => return,
+                () = tokio::time::sleep(self.settings.flush_interval) => {}
+            }
+            let dirty = std::mem::take(&mut *lock(&self.flusher.dirty));
+            for live in dirty {
+                self.flush(&live, &mut budget).await;
+            }
+        }
+    }
+
+    async fn flush(self: &Arc<Self>, live: &Arc<Live>, budget: &mut Budget) {
+        let Ok(permit) = self.store.reserve().await else { return };
+        let update = {
+            let mut inner = lock(&live.inner);
+            if inner.saving() || inner.committing() {
+                return; // what is under way comes back for the rest
+            }
+            let now = self.clock.mono();
+            let rested = inner.text_saved_at.is_none_or(|at| now.saturating_sub(at) >= TEXT_EVERY);
+            let text = inner.text_dirty && rested && budget.take(now, inner.job.text.as_str().len());
+            if !inner.dirty && !text {
+                if inner.text_dirty {
+                    self.flusher.add(live);
+                }
+                return;
+            }
+            inner.update(live, text, now)
+        };
+        let (engine, live) = (Arc::clone(self), Arc::clone(live));
+        let (revision, text) = (update.record.job.revision, update.text);
+        permit.write(
+            Write::Update(Box::new(update)),
+            Box::new(move |result| {
+                let mut inner = lock(&live.inner);
+                match result {
+                    Ok(Outcome::Done) => inner.saved(&engine, &live, Some(revision)),
+                    // The next commit finds out what is the matter with the row.
+                    Ok(Outcome::Lost) => inner.saved(&engine, &live, Some(revision)),
+                    Err(error) => {
+                        tracing::warn!(job = %live.id, %error, "progress is not stored yet");
+                        inner.text_dirty |= text;
+                        inner.saved(&engine, &live, None);
+                    }
+                }
+            }),
+        );
+    }
+
+    /// Before the end: everything at once.
+    pub(super) async fn flush_all(self: &Arc<Self>) {
+        let mut budget = Budget { since: 0, left: usize::MAX };
+        for live in self.live.all() {
+            {
+                let mut inner = lock(&live.inner);
+                inner.text_saved_at = None;
+                if !inner.dirty && !inner.text_dirty {
+                    continue;
+                }
+            }
+            budget.left = usize::MAX;
+            self.flush(&live, &mut budget).await;
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The use cases: start, read, watch, cancel, report; and the loops that carry
+//! them on: dispatcher, schedule, timers, flusher.
+//!
+//! Imports the domain, clock, tasks, secret, store, trigger and watch; nothing
+//! of any wire. Every change goes load → `Job::apply` → commit → effects:
+//!
+//! ```text
+//!  Start ──insert──▶ store ──committed──▶ dispatcher ──claim──▶ store
+//!                                                                 │ committed
+//!  Report ─┐                                                      ▼
+//!  timers ─┼─▶ Live (one lock a running job) ◀──outcome── runner ──▶ trigger
+//!  Cancel ─┘      │ commit, or flush within flush_interval
+//!                 ▼
+//!               store ──committed──▶ hub (watchers), dispatcher, schedule
+//! ```
+//!
+//! Invariants:
+//! - a final state, a new attempt and a cancel are shown only after their
+//!   commit; until then readers are given what was there before;
+//! - effects are carried out by the writer's callback, never by the future of
+//!   an rpc: a caller that hangs up changes nothing;
+//! - one update of a job is under way at a time, compared and set by revision;
+//! - waiting jobs live in the store alone: what is kept of them here are hints,
+//!   and losing all of them costs latency, never work;
+//! - a slot is held until the job and its connection are both done.
+//!
+//! When the store fails, what was to be committed is kept and tried again;
+//! whoever waits for it is told that it is unavailable and may repeat.
+
+mod dispatcher;
+mod error;
+mod flusher;
+mod live;
+mod read;
+mod recovery;
+mod report;
+mod runner;
+mod schedule;
+mod start;
+mod timers;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::Error;
+pub use read::Filter;
+pub use report::{Acknowledged, Reporting};
+pub use start::Started;
+
+use crate::{
+    clock::Clock, job::Record, secret::Keyring, store::Store, tasks::Tasks, trigger::Trigger, watch::Hub,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+/// Locks are held for a few operations in memory and never across an await; a
+/// panic under one leaves data that is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the engine has to know of a target.
+#[derive(Debug, Clone)]
+pub struct TargetSettings {
+    /// Path of its URL.
+    pub base_path: String,
+    /// Names of headers that callers may set besides, in lower case.
+    pub allow_headers: Vec<String>,
+    /// Jobs that run at once, at most.
+    pub max_in_flight: usize,
+}
+
+/// How the engine behaves. Spans of jobs in milliseconds.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Name of this node.
+    pub node: String,
+    /// Longest that progress is kept in memory alone.
+    pub flush_interval: Duration,
+    /// How long a connection may live after a final report.
+    pub linger: Duration,
+    /// Default of `error_timeout`.
+    pub error_timeout: u64,
+    /// Silence of a plain action; none is without bound.
+    pub response_timeout: Option<u64>,
+    /// Default of `max_duration`.
+    pub max_duration: Option<u64>,
+    /// From a cancel to the end of a running job.
+    pub cancel_grace: u64,
+    /// Targets by name.
+    pub targets: BTreeMap<String, TargetSettings>,
+}
+
+/// What the engine is made of.
+pub struct Parts {
+    /// Where jobs are kept.
+    pub store: Store,
+    /// Who calls the application.
+    pub trigger: Arc<dyn Trigger>,
+    /// Time and chance.
+    pub clock: Arc<dyn Clock>,
+    /// Who spawns.
+    pub tasks: Tasks,
+    /// The root keys.
+    pub keys: Arc<Keyring>,
+}
+
+/// The use cases over one store.
+pub struct Engine {
+    store: Store,
+    trigger: Arc<dyn Trigger>,
+    clock: Arc<dyn Clock>,
+    tasks: Tasks,
+    keys: Arc<Keyring>,
+    settings: Settings,
+    hub: Arc<Hub<Record>>,
+    live: live::Map,
+    dispatcher: dispatcher::Dispatcher,
+    schedule: schedule::Schedule,
+    timers: timers::Timers,
+    flusher: flusher::Flusher,
+    draining: AtomicBool,
+}
+
+impl Engine {
+    /// Takes over what an earlier process left, and begins to work.
+    ///
+    /// # Errors
+    /// If the store cannot be read or written.
+    pub async fn begin(parts: Parts, settings: Settings) -> Result<Arc<Self>, Error> {
+        let Parts { store, trigger, clock, tasks, keys } = parts;
+        let engine = Arc::new(Self {
+            dispatcher: dispatcher::Dispatcher::new(&settings.targets),
+            schedule: schedule::Schedule::default(),
+            timers: timers::Timers::default(),
+            flusher: flusher::Flusher::default(),
+            live: live::Map::default(),
+            hub: Arc::default(),
+            draining: AtomicBool::new(false),
+            store,
+            trigger,
+            clock,
+            tasks,
+            keys,
+            settings,
+        });
+        engine.adopt_running().await?;
+        engine.tasks.spawn("timers", Arc::clone(&engine).run_timers());
+        engine.tasks.spawn("schedule", Arc::clone(&engine).run_schedule());
+        engine.tasks.spawn("dispatcher", Arc::clone(&engine).run_dispatcher());
+        engine.tasks.spawn("flusher", Arc::clone(&engine).run_flusher());
+        Ok(engine)
+    }
+
+    /// Whether new work is taken.
+    pub fn healthy(&self) -> bool {
+        !self.is_draining() && self.store.healthy()
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// First phase of the end: nothing new is started or claimed, watchers are
+    /// sent away, reports are still taken.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.hub.close();
+        self.dispatcher.wake();
+    }
+
+    /// Waits until no attempt has a connection to its action.
+    pub async fn drained(&self) {
+        self.dispatcher.connections.closed_all().await;
+    }
+
+    /// Second phase: what is in memory reaches the tables, then they are closed.
+    /// Tasks must have ended.
+    pub async fn close(self: &Arc<Self>) {
+        self.flush_all().await;
+        self.store.close().await;
+    }
+
+    /// How many jobs run under this engine.
+    pub fn running(&self) -> usize {
+        self.live.len()
+    }
+
+    /// How many watches are open.
+    pub fn watchers(&self) -> usize {
+        self.hub.watchers()
+    }
+}

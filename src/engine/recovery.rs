@@ -1,0 +1,79 @@
+//! After a start: what an earlier process left running is taken over.
+//!
+//! Each RUNNING row gets the next epoch before any report is accepted, so that
+//! no revision that a watcher saw can come again. An attempt that surely never
+//! began is queued again; any other is adopted and has `error_timeout` to be
+//! heard of.
+
+use super::{Engine, Error, live::Live};
+use crate::{
+    job::{Event, Record, State},
+    store::{AttemptRow, Outcome, Update, Write},
+};
+use futures_util::future::join_all;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+impl Engine {
+    pub(super) async fn adopt_running(self: &Arc<Self>) -> Result<(), Error> {
+        let left = self.store.running().await?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(jobs = left.len(), "taking over what was left running");
+        for result in join_all(left.into_iter().map(|record| self.adopt(record))).await {
+            result?;
+        }
+        Ok(())
+    }
+
+    async fn adopt(self: &Arc<Self>, mut record: Record) -> Result<(), Error> {
+        let from = record.job.revision;
+        let attempt = record.job.attempt;
+        let rows = self.store.attempts(record.id).await?;
+        let Some(mut row) = rows.into_iter().find(|row| row.attempt == attempt) else {
+            return Err(Error::Internal(format!("job {} runs without a row for its attempt", record.id)));
+        };
+        let now = self.clock.now();
+        if let Err(refused) = record.job.apply(Event::Adopt, now) {
+            return Err(Error::Internal(format!("job {} cannot be taken over: {refused}", record.id)));
+        }
+        if !matches!(record.job.state, State::Running(_)) {
+            row.ended_at = Some(now.wall);
+            row.failure.clone_from(&record.job.failure);
+        }
+        let update = Update { from, record: record.clone(), text: false, attempt: Some(row.clone()) };
+        let permit = self.store.reserve().await.map_err(|_| Error::Draining)?;
+        let (sender, done) = oneshot::channel();
+        permit.write(
+            Write::Update(Box::new(update)),
+            Box::new(move |result| {
+                let _ = sender.send(result); // we wait for it
+            }),
+        );
+        match done.await.map_err(|_| Error::Draining)?? {
+            Outcome::Done => self.adopted(record, row).await,
+            Outcome::Lost => Err(Error::Internal(format!("job {} was changed by another hand", record.id))),
+        }
+    }
+
+    async fn adopted(self: &Arc<Self>, record: Record, row: AttemptRow) -> Result<(), Error> {
+        if !matches!(record.job.state, State::Running(_)) {
+            tracing::info!(job = %record.id, state = %record.job.state_name(), "its attempt had not begun");
+            self.waits(record, None);
+            return Ok(());
+        }
+        // With the text that the table has of it.
+        let stored = self.store.records(&[record.id], true).await?.into_iter().next();
+        let mut record = record;
+        if let Some(stored) = stored {
+            record.job.text = stored.job.text;
+        }
+        tracing::info!(job = %record.id, attempt = record.job.attempt, "adopted");
+        let slot = self.dispatcher.slot(&record.spec.target);
+        let live = Live::new(record, row, slot);
+        self.live.insert(&live);
+        self.timers.arm(&live, &mut super::lock(&live.inner));
+        Ok(())
+    }
+}

@@ -1,0 +1,213 @@
+//! What the running action says.
+
+use super::{Engine, Error, live::Live, live::Uncommitted, lock};
+use crate::{
+    job::{Event, Refused, Revision, Signal, State, transition::Report},
+    secret::ReportToken,
+    store::Ended,
+};
+use std::{sync::Arc, time::Duration};
+
+/// The answer to a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// Whether the action should stop.
+    pub stop: bool,
+    /// The job's revision.
+    pub revision: Revision,
+    /// When it is given up if nothing else comes, UTC milliseconds.
+    pub deadline: Option<i64>,
+    /// The highest sequence applied.
+    pub sequence: u64,
+}
+
+/// How often a row that says RUNNING is looked for in memory again: between a
+/// commit and its effects there are microseconds.
+const LOOKS: u32 = 200;
+
+impl Engine {
+    /// Applies one report. What ends the attempt is acknowledged after its
+    /// commit. `hash` tells an exact repeat.
+    ///
+    /// # Errors
+    /// Not found, final, stale, not cancelled, unavailable.
+    pub async fn report(
+        self: &Arc<Self>,
+        token: ReportToken,
+        report: Report,
+        hash: [u8; 32],
+    ) -> Result<Acknowledged, Error> {
+        let ended = report.end.is_some().then_some(Ended { sequence: report.sequence, hash });
+        for _ in 0..LOOKS {
+            match self.live.get(token.job).filter(|live| live.attempt == token.attempt) {
+                Some(live) => match self.report_to(&live, report.clone(), ended.clone()).await {
+                    Err(Uncommitted::Refused(Refused::Final(_) | Refused::StaleAttempt(_))) => {}
+                    Err(Uncommitted::Refused(Refused::NotCancelled)) => return Err(Error::NotCancelled),
+                    Err(Uncommitted::Refused(refused)) => return Err(Error::Internal(refused.to_string())),
+                    Err(Uncommitted::Failed(error)) => return Err(error),
+                    Ok(acknowledged) => return Ok(acknowledged),
+                },
+                None => {
+                    if let Some(answer) = self.report_over(token, &report, ended.as_ref()).await? {
+                        return Ok(answer);
+                    }
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Err(Error::Unavailable("the job's state is not settled".into()))
+    }
+
+    async fn report_to(
+        self: &Arc<Self>,
+        live: &Arc<Live>,
+        report: Report,
+        ended: Option<Ended>,
+    ) -> Result<Acknowledged, Uncommitted> {
+        let event = |report| Event::Of(live.attempt, Signal::Report(report));
+        let Some(ended) = ended else {
+            loop {
+                let settled = live.settled.notified();
+                tokio::pin!(settled);
+                settled.as_mut().enable();
+                {
+                    let mut inner = lock(&live.inner);
+                    if inner.failing {
+                        return Err(Error::Unavailable("an earlier change is not stored yet".into()).into());
+                    }
+                    if !inner.committing() {
+                        return match inner.apply(self, live, event(report)) {
+                            Ok(_) | Err(Refused::Repeat) => Ok(self.acknowledge(live, &mut inner)),
+                            Err(refused) => Err(refused.into()),
+                        };
+                    }
+                }
+                settled.await;
+            }
+        };
+        let repeated = {
+            let mut inner = lock(&live.inner);
+            let repeated = inner.committing() && inner.row.ended_by.as_ref() == Some(&ended);
+            if repeated && inner.failing {
+                return Err(Error::Unavailable("the end of the job is not stored yet".into()).into());
+            }
+            repeated.then(|| inner.join())
+        };
+        if let Some(done) = repeated {
+            done.await.map_err(|_| Error::Draining)??;
+        } else {
+            match self.commit(live, event(report), Some(ended)).await {
+                Ok(_) | Err(Uncommitted::Refused(Refused::Repeat)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.acknowledge(live, &mut lock(&live.inner)))
+    }
+
+    fn acknowledge(self: &Arc<Self>, live: &Arc<Live>, inner: &mut super::live::Inner) -> Acknowledged {
+        let running = matches!(inner.job.state, State::Running(_));
+        let stop = running && inner.job.cancel_requested && !inner.committing();
+        if stop {
+            let _ = inner.apply(self, live, Event::Of(live.attempt, Signal::StopDelivered));
+        }
+        let now = self.clock.now();
+        let deadline =
+            inner.job.due_at().map(|at| now.wall.saturating_add_unsigned(at.saturating_sub(now.mono)));
+        Acknowledged { stop, revision: inner.job.revision, deadline, sequence: inner.row.sequence }
+    }
+
+    /// The attempt does not run here. None if it may in a moment.
+    async fn report_over(
+        &self,
+        token: ReportToken,
+        report: &Report,
+        ended: Option<&Ended>,
+    ) -> Result<Option<Acknowledged>, Error> {
+        let records = self.store.records(&[token.job], false).await?;
+        let Some(record) = records.into_iter().next() else { return Err(Error::NotFound(token.job)) };
+        let attempts = self.store.attempts(token.job).await?;
+        if let Some(row) = attempts.into_iter().find(|row| row.attempt == token.attempt) {
+            let repeat = match ended {
+                Some(ended) => row.ended_by.as_ref() == Some(ended),
+                None => {
+                    report.sequence.is_some_and(|sequence| sequence <= row.sequence) && row.ended_at.is_some()
+                }
+            };
+            if repeat {
+                let (revision, sequence) = (record.job.revision, row.sequence);
+                return Ok(Some(Acknowledged { stop: false, revision, deadline: None, sequence }));
+            }
+        }
+        let state = record.job.state_name();
+        if record.job.attempt != token.attempt {
+            Err(Error::Stale { id: token.job, attempt: token.attempt })
+        } else if state.is_final() {
+            Err(Error::Final { id: token.job, state })
+        } else if matches!(record.job.state, State::Running(_)) {
+            Ok(None)
+        } else {
+            Err(Error::Stale { id: token.job, attempt: token.attempt })
+        }
+    }
+
+    /// Opens a stream of reports: a 2xx of the action waits for its end.
+    pub fn reporting(self: &Arc<Self>, token: ReportToken) -> Reporting {
+        let live = self.live.get(token.job).filter(|live| live.attempt == token.attempt);
+        if let Some(live) = &live {
+            live.signals.send_modify(|signals| signals.streams += 1);
+        }
+        Reporting { engine: Arc::clone(self), token, live }
+    }
+}
+
+/// An open stream of reports.
+pub struct Reporting {
+    engine: Arc<Engine>,
+    token: ReportToken,
+    live: Option<Arc<Live>>,
+}
+
+impl Reporting {
+    /// As [`Engine::report`].
+    ///
+    /// # Errors
+    /// As [`Engine::report`].
+    pub async fn report(&self, report: Report, hash: [u8; 32]) -> Result<Acknowledged, Error> {
+        if report.end.is_none()
+            && let Some(live) = &self.live
+        {
+            // The common case, without a look into the map.
+            let mut inner = lock(&live.inner);
+            if !inner.committing() && !inner.failing {
+                let event = Event::Of(live.attempt, Signal::Report(report.clone()));
+                if let Ok(_) | Err(Refused::Repeat) = inner.apply(&self.engine, live, event) {
+                    return Ok(self.engine.acknowledge(live, &mut inner));
+                }
+            }
+        }
+        self.engine.report(self.token, report, hash).await
+    }
+
+    /// Returns once somebody wants the action to stop, with what to tell it.
+    /// Cancel safe.
+    pub async fn stopped(&self) -> Acknowledged {
+        if let Some(live) = &self.live {
+            let mut signals = live.signals.subscribe();
+            if signals.wait_for(|signals| signals.stop).await.is_ok() {
+                let mut inner = lock(&live.inner);
+                if matches!(inner.job.state, State::Running(_)) {
+                    return self.engine.acknowledge(live, &mut inner);
+                }
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+impl Drop for Reporting {
+    fn drop(&mut self) {
+        if let Some(live) = &self.live {
+            live.signals.send_modify(|signals| signals.streams -= 1);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! One attempt: triggers the action and tells the machine what came of it.
+
+use super::{Engine, live::Live, live::Uncommitted, lock};
+use crate::{
+    job::{
+        Connection, Event, Payload, Reason, Signal, State,
+        transition::{Response, Transition},
+    },
+    secret::ReportToken,
+    trigger::{Outcome, Request, Sink},
+};
+use std::{sync::Arc, time::Duration};
+
+/// How long a 2xx waits for the attempt's open streams of reports.
+const LAST_REPORTS: Duration = Duration::from_secs(1);
+
+/// Hears of the request while it is under way.
+struct Ears {
+    engine: Arc<Engine>,
+    live: Arc<Live>,
+}
+
+impl Ears {
+    fn tell(&self, signal: Signal) {
+        // Neither can be final, so neither has to wait for a commit; a job that
+        // ended meanwhile refuses them, which is right.
+        let _ = lock(&self.live.inner).apply(&self.engine, &self.live, Event::Of(self.live.attempt, signal));
+    }
+}
+
+impl Sink for Ears {
+    fn sent(&self) {
+        tracing::debug!("sent");
+        self.tell(Signal::Sent);
+    }
+
+    fn heard(&self) {
+        self.tell(Signal::Heard);
+    }
+
+    fn has_reported(&self) -> bool {
+        match &lock(&self.live.inner).job.state {
+            State::Running(run) => run.reported,
+            _ => true,
+        }
+    }
+}
+
+impl Engine {
+    pub(super) async fn run_attempt(self: &Arc<Self>, live: &Arc<Live>, payload: Option<Payload>) {
+        let spec = live.spec();
+        let path = spec.url.split('?').next().unwrap_or_default();
+        tracing::info!(target_name = spec.target, method = spec.method, path, "triggering");
+        let payload = match payload {
+            Some(payload) => Ok(payload),
+            None => match self.store.payload(live.id).await {
+                Ok(payload) => payload.ok_or_else(|| "its row is gone".to_owned()),
+                Err(error) => Err(error.to_string()),
+            },
+        };
+        let signal = match payload {
+            Ok(payload) => match self.call(live, payload).await {
+                Some(outcome) => signal(outcome),
+                None => return, // the job ended first, and the connection with it
+            },
+            Err(error) => {
+                tracing::error!(error, "the request cannot be read");
+                Signal::NotSent(
+                    Reason::Internal,
+                    "the request could not be read; see the server's log".into(),
+                )
+            }
+        };
+        if matches!(signal, Signal::Response(Response { status: 200..=201 | 203..=299, .. })) {
+            let mut signals = live.signals.subscribe();
+            let read = signals.wait_for(|signals| signals.streams == 0 || signals.over);
+            let _ = tokio::time::timeout(LAST_REPORTS, read).await; // then the 2xx counts
+        }
+        match self.commit(live, Event::Of(live.attempt, signal), None).await {
+            Ok(Transition { attempt_ended, .. }) => {
+                let state = lock(&live.inner).job.state_name();
+                tracing::info!(attempt_ended, %state, "the action answered");
+            }
+            Err(Uncommitted::Refused(_)) => {} // it ended first
+            Err(Uncommitted::Failed(error)) => tracing::warn!(%error, "the outcome is not stored yet"),
+        }
+    }
+
+    /// Calls the action. None if the connection had to be closed.
+    async fn call(self: &Arc<Self>, live: &Arc<Live>, payload: Payload) -> Option<Outcome> {
+        let spec = live.spec();
+        let now = self.clock.now();
+        let due_at = lock(&live.inner).job.due_at();
+        let request = Request {
+            target: spec.target.clone(),
+            method: spec.method.clone(),
+            url: spec.url.clone(),
+            payload,
+            job: live.id,
+            attempt: live.attempt,
+            report_token: ReportToken { job: live.id, attempt: live.attempt }.mint(&self.keys),
+            deadline: due_at.map(|at| at.saturating_sub(now.mono).div_ceil(1_000)),
+            cookie: None,
+            authorization: None,
+        };
+        let ears = Ears { engine: Arc::clone(self), live: Arc::clone(live) };
+        let mut called = self.trigger.call(request, Arc::new(ears));
+        let mut signals = live.signals.subscribe();
+        let changed = async {
+            let signals = signals.wait_for(|signals| signals.connection != Connection::Keep).await;
+            signals.map_or(Connection::Close, |signals| signals.connection)
+        };
+        tokio::select! {
+            biased;
+            () = self.tasks.stop().cancelled() => {
+                // The connection goes with the process; the next one adopts the job.
+                self.lost_by_us(live);
+                None
+            }
+            connection = changed => {
+                if connection == Connection::Linger {
+                    let _ = tokio::time::timeout(self.settings.linger, called).await; // whatever comes
+                }
+                None
+            }
+            outcome = &mut called => Some(outcome),
+        }
+    }
+
+    fn lost_by_us(self: &Arc<Self>, live: &Arc<Live>) {
+        tracing::info!(job = %live.id, "left to the next server");
+    }
+}
+
+fn signal(outcome: Outcome) -> Signal {
+    match outcome {
+        Outcome::Response(response) => Signal::Response(response),
+        Outcome::NotSent(reason, message) => Signal::NotSent(reason, message),
+        Outcome::BadResponse(message) => Signal::BadResponse(message),
+        Outcome::Lost(message) => Signal::Lost(message),
+    }
+}

@@ -1,0 +1,187 @@
+//! JobControl: what callers use.
+
+use super::{
+    Service, convert,
+    frame::server::job_control_server::JobControl,
+    mask::Mask,
+    page, status,
+    watch::{self, Frames, Text},
+};
+use crate::{
+    engine::Error,
+    job::{JobId, Revision},
+    proto::v1,
+    watch::MAX_JOBS,
+};
+use futures_util::stream::Empty;
+use prost::Message as _;
+use std::{collections::HashSet, sync::Arc, time::Duration};
+use tonic::{Request, Response, Status};
+
+/// Bytes of one page, at most.
+const PAGE: usize = 2 * 1024 * 1024;
+/// Ids of one list, at most.
+const IDS: usize = 500;
+
+#[tonic::async_trait]
+impl JobControl for Service {
+    async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
+        let draft = convert::draft(request.into_inner()).map_err(status::invalid_all)?;
+        let started = self.engine.start(draft, "").await.map_err(status::of)?;
+        let job = Some(convert::job(&started.record, true));
+        let watch_token = String::new();
+        Ok(Response::new(v1::StartResponse { job, merged: started.merged, watch_token }))
+    }
+
+    async fn get_status(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let request = request.into_inner();
+        let id = convert::job_id("job_id", &request.job_id)?;
+        let mask = Mask::read(request.read_mask)?;
+        let record = self.engine.get(id).await.map_err(status::of)?;
+        let job = mask.apply(convert::job(&record, true));
+        Ok(Response::new(v1::GetStatusResponse { job: Some(job) }))
+    }
+
+    type WatchStatusStream = Frames;
+
+    async fn watch_status(
+        &self,
+        request: Request<v1::WatchStatusRequest>,
+    ) -> Result<Response<Frames>, Status> {
+        let request = request.into_inner();
+        if request.job_ids.is_empty() && request.filter.is_none() {
+            return Err(status::invalid("job_ids", "or filter is required"));
+        }
+        if request.job_ids.len() > MAX_JOBS {
+            return Err(status::of(Error::TooManyJobs(MAX_JOBS)));
+        }
+        let ids = ids(&request.job_ids)?;
+        if request.after_revision.is_some() && (ids.len() != 1 || request.filter.is_some()) {
+            return Err(status::invalid("after_revision", "goes with one job id and no filter"));
+        }
+        let text = match v1::TextMode::try_from(request.text) {
+            Ok(v1::TextMode::Unspecified) if ids.len() <= 100 && request.filter.is_none() => Text::Full,
+            Ok(v1::TextMode::Unspecified | v1::TextMode::None) => Text::None,
+            Ok(v1::TextMode::Delta) => Text::Delta,
+            Ok(v1::TextMode::Full) => Text::Full,
+            Err(_) => return Err(status::invalid("text", "is not a value of TextMode")),
+        };
+        let heartbeat = heartbeat(request.heartbeat_interval)?;
+        let filter = request.filter.map(|filter| convert::filter(filter, true)).transpose()?;
+        let after = request.after_revision.map(Revision::from_wire);
+        let watcher = self.engine.watch(&ids, filter, after, text != Text::None).await.map_err(status::of)?;
+        Ok(Response::new(watch::frames(watcher, Arc::clone(&self.clock), heartbeat, text)))
+    }
+
+    type RunStream = Empty<Result<v1::RunResponse, Status>>;
+
+    async fn run(&self, _: Request<v1::RunRequest>) -> Result<Response<Self::RunStream>, Status> {
+        Err(status::unimplemented("Run"))
+    }
+
+    async fn batch_start(
+        &self,
+        _: Request<v1::BatchStartRequest>,
+    ) -> Result<Response<v1::BatchStartResponse>, Status> {
+        Err(status::unimplemented("BatchStart"))
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<v1::ListJobsRequest>,
+    ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        let request = request.into_inner();
+        let size = match request.page_size {
+            ..0 => return Err(status::invalid("page_size", "must not be negative")),
+            0 => 50,
+            size @ 1..=500 => u64::try_from(size).unwrap_or(500),
+            501.. => 500,
+        };
+        if request.job_ids.len() > IDS {
+            return Err(status::invalid("job_ids", format!("must be at most {IDS}")));
+        }
+        let question = page::question(&request);
+        let before = page::read(&request.page_token, question)?;
+        let ids = if request.job_ids.is_empty() { None } else { Some(ids(&request.job_ids)?) };
+        let named = request.read_mask.as_ref().is_some_and(|mask| !mask.paths.is_empty());
+        let mask = Mask::read(request.read_mask)?;
+        let text =
+            named && (mask.has("status_text") || mask.has("status_text_truncated") || mask.has("result"));
+        let filter = convert::filter(request.filter.unwrap_or_default(), false)?;
+        // One more than asked for tells whether there is another page.
+        let records = self.engine.list(&filter, ids, before, size + 1, text).await.map_err(status::of)?;
+        let (mut jobs, mut bytes, mut last) = (Vec::new(), 0, None);
+        let mut more = false;
+        for record in &records {
+            let job = mask.apply(convert::job(record, text));
+            bytes += job.encoded_len();
+            if jobs.len() as u64 == size || (bytes > PAGE && !jobs.is_empty()) {
+                more = true;
+                break;
+            }
+            last = Some((record.created_at, record.id));
+            jobs.push(job);
+        }
+        let next_page_token =
+            last.filter(|_| more).map(|(at, id)| page::token(question, at, id)).unwrap_or_default();
+        Ok(Response::new(v1::ListJobsResponse { jobs, next_page_token }))
+    }
+
+    async fn cancel_job(
+        &self,
+        request: Request<v1::CancelJobRequest>,
+    ) -> Result<Response<v1::CancelJobResponse>, Status> {
+        let id = convert::job_id("job_id", &request.into_inner().job_id)?;
+        let record = self.engine.cancel(id).await.map_err(status::of)?;
+        Ok(Response::new(v1::CancelJobResponse { job: Some(convert::job(&record, true)) }))
+    }
+
+    async fn retry_job(
+        &self,
+        _: Request<v1::RetryJobRequest>,
+    ) -> Result<Response<v1::RetryJobResponse>, Status> {
+        Err(status::unimplemented("RetryJob"))
+    }
+
+    async fn delete_job(
+        &self,
+        _: Request<v1::DeleteJobRequest>,
+    ) -> Result<Response<v1::DeleteJobResponse>, Status> {
+        Err(status::unimplemented("DeleteJob"))
+    }
+
+    async fn list_attempts(
+        &self,
+        _: Request<v1::ListAttemptsRequest>,
+    ) -> Result<Response<v1::ListAttemptsResponse>, Status> {
+        Err(status::unimplemented("ListAttempts"))
+    }
+
+    async fn explain_job(
+        &self,
+        _: Request<v1::ExplainJobRequest>,
+    ) -> Result<Response<v1::ExplainJobResponse>, Status> {
+        Err(status::unimplemented("ExplainJob"))
+    }
+}
+
+/// Each once, in their order.
+fn ids(given: &[String]) -> Result<Vec<JobId>, Status> {
+    let mut seen = HashSet::new();
+    let mut ids = Vec::with_capacity(given.len());
+    for (index, id) in given.iter().enumerate() {
+        let id = convert::job_id(&format!("job_ids[{index}]"), id)?;
+        if seen.insert(id) {
+            ids.push(id);
+        }
+    }
+    Ok(ids)
+}
+
+fn heartbeat(given: Option<prost_types::Duration>) -> Result<Duration, Status> {
+    let millis = convert::bounded("heartbeat_interval", given, 1_000, 60_000)?;
+    Ok(millis.map_or(Duration::from_secs(15), Duration::from_millis))
+}

@@ -1,0 +1,185 @@
+//! The only place that makes a `tonic::Status`: every failure gets its code and
+//! its google.rpc details, and what is internal stays here.
+
+use crate::{
+    engine::Error,
+    job::{StateName, draft::Violation},
+};
+use std::{collections::HashMap, time::Duration};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+const DOMAIN: &str = "backjob.v1";
+
+/// A status with its reason.
+struct Fault {
+    code: Code,
+    reason: &'static str,
+    message: String,
+    metadata: HashMap<String, String>,
+    retry: Option<Duration>,
+    violations: Vec<Violation>,
+}
+
+impl Fault {
+    fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        let (metadata, violations) = (HashMap::new(), Vec::new());
+        Self { code, reason, message: message.into(), metadata, retry: None, violations }
+    }
+
+    fn about(mut self, key: &str, value: impl ToString) -> Self {
+        self.metadata.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    fn retry(mut self, after: Duration) -> Self {
+        self.retry = Some(after);
+        self
+    }
+
+    fn into_status(self) -> Status {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(self.reason, DOMAIN, self.metadata);
+        if self.retry.is_some() {
+            details.set_retry_info(self.retry);
+        }
+        for Violation { field, description } in self.violations {
+            details.add_bad_request_violation(field, description);
+        }
+        Status::with_error_details(self.code, self.message, details)
+    }
+}
+
+/// The status of a failed use case.
+#[must_use]
+pub fn of(error: Error) -> Status {
+    let message = error.to_string();
+    match error {
+        Error::Invalid(violations) => invalid_all(violations),
+        Error::UnknownTarget(target) => {
+            Fault::new(Code::NotFound, "UNKNOWN_TARGET", message).about("target", target).into_status()
+        }
+        Error::NotFound(id) => {
+            Fault::new(Code::NotFound, "JOB_NOT_FOUND", message).about("job_id", id).into_status()
+        }
+        Error::Final { id, state } => final_state(message, id, state),
+        Error::Stale { id, attempt } => Fault::new(Code::Aborted, "STALE_ATTEMPT", message)
+            .about("job_id", id)
+            .about("attempt", attempt)
+            .into_status(),
+        Error::NotCancelled => invalid("stopped", message),
+        Error::TooManyJobs(limit) => Fault::new(Code::ResourceExhausted, "TOO_MANY_JOBS", message)
+            .about("limit", limit)
+            .retry(Duration::from_secs(30))
+            .into_status(),
+        Error::Draining => going_away(message),
+        Error::Unavailable(_) => {
+            Fault::new(Code::Unavailable, "STORE_UNAVAILABLE", "the store is not available now")
+                .retry(spread(Duration::from_secs(1)))
+                .into_status()
+        }
+        Error::Internal(text) => internal(&text),
+    }
+}
+
+fn final_state(message: String, id: crate::job::JobId, state: StateName) -> Status {
+    Fault::new(Code::FailedPrecondition, "JOB_FINAL", message)
+        .about("job_id", id)
+        .about("state", state)
+        .into_status()
+}
+
+/// One field of the request does not hold.
+#[must_use]
+pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Status {
+    invalid_all(vec![Violation { field: field.into(), description: description.into() }])
+}
+
+/// Some fields of the request do not hold.
+#[must_use]
+pub fn invalid_all(violations: Vec<Violation>) -> Status {
+    let message = Error::Invalid(violations.clone()).to_string();
+    let mut fault = Fault::new(Code::InvalidArgument, "INVALID_FIELD", message);
+    fault.violations = violations;
+    fault.into_status()
+}
+
+/// The call has no token.
+#[must_use]
+pub fn token_missing() -> Status {
+    let message = "the call needs the metadata `authorization: Bearer <report token>`";
+    Fault::new(Code::Unauthenticated, "TOKEN_MISSING", message).into_status()
+}
+
+/// The call's token opens nothing. It is not said why: that would help to forge
+/// one.
+#[must_use]
+pub fn token_invalid() -> Status {
+    Fault::new(Code::Unauthenticated, "TOKEN_INVALID", "the report token is not valid").into_status()
+}
+
+/// The server goes away: come back, to it or another.
+#[must_use]
+pub fn going_away(message: impl Into<String>) -> Status {
+    Fault::new(Code::Unavailable, "DRAINING", message).retry(spread(Duration::from_millis(500))).into_status()
+}
+
+/// What the contract has and this version does not.
+#[must_use]
+pub fn unimplemented(what: &str) -> Status {
+    let message = format!("{what} is not built yet");
+    Fault::new(Code::Unimplemented, "UNIMPLEMENTED", message).about("rpc", what).into_status()
+}
+
+fn internal(text: &str) -> Status {
+    let id = random().to_string();
+    tracing::error!(id, error = text, "internal error");
+    Fault::new(Code::Internal, "INTERNAL", format!("internal error; the server's log has it under {id}"))
+        .about("id", id)
+        .into_status()
+}
+
+/// So that clients do not all come back in the same moment: `span` to twice it.
+fn spread(span: Duration) -> Duration {
+    span + span.mul_f64(f64::from(random() % 1_000) / 1_000.0)
+}
+
+fn random() -> u32 {
+    let mut bytes = [0; 4];
+    // Without randomness every span is the same, which is no fault.
+    let _ = getrandom::fill(&mut bytes);
+    u32::from_le_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::JobId;
+
+    #[test]
+    fn every_error_has_its_code_and_reason() {
+        let id = JobId::from_bytes([1; 16]);
+        let violation = || vec![Violation { field: "action.route".into(), description: "no".into() }];
+        for (error, code, reason) in [
+            (Error::Invalid(violation()), Code::InvalidArgument, "INVALID_FIELD"),
+            (Error::UnknownTarget("x".into()), Code::NotFound, "UNKNOWN_TARGET"),
+            (Error::NotFound(id), Code::NotFound, "JOB_NOT_FOUND"),
+            (Error::Final { id, state: StateName::Failed }, Code::FailedPrecondition, "JOB_FINAL"),
+            (Error::Stale { id, attempt: 1 }, Code::Aborted, "STALE_ATTEMPT"),
+            (Error::NotCancelled, Code::InvalidArgument, "INVALID_FIELD"),
+            (Error::TooManyJobs(10), Code::ResourceExhausted, "TOO_MANY_JOBS"),
+            (Error::Draining, Code::Unavailable, "DRAINING"),
+            (Error::Unavailable("disk".into()), Code::Unavailable, "STORE_UNAVAILABLE"),
+            (Error::Internal("secret".into()), Code::Internal, "INTERNAL"),
+        ] {
+            let status = of(error);
+            let details = status.get_error_details();
+            let info = details.error_info().expect("every error says its reason");
+            assert_eq!((status.code(), info.reason.as_str(), info.domain.as_str()), (code, reason, DOMAIN));
+            let repeatable = matches!(code, Code::Unavailable | Code::ResourceExhausted);
+            assert_eq!(details.retry_info().is_some(), repeatable, "{reason}");
+            assert_eq!(details.bad_request().is_some(), code == Code::InvalidArgument, "{reason}");
+            assert!(!status.message().contains("secret") && !status.message().contains("disk"), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The stream of one watch: from what the hub says to frames.
+
+use super::{convert, frame::WatchFrame, status};
+use crate::{
+    clock::Clock,
+    engine::Error,
+    job::{JobId, Record, text::Cursor},
+    proto::v1,
+    watch::{Closed, Frame, Item, TextMode, Watcher},
+};
+use futures_util::{Stream, stream};
+use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+use tonic::Status;
+
+/// The frames of one watch.
+pub type Frames = Pin<Box<dyn Stream<Item = Result<WatchFrame, Status>> + Send>>;
+
+/// How much text a stream carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Text {
+    /// None.
+    None,
+    /// What was written since the last frame.
+    Delta,
+    /// All that is kept.
+    Full,
+}
+
+struct Watch {
+    watcher: Watcher<Record>,
+    clock: Arc<dyn Clock>,
+    heartbeat: Duration,
+    text: Text,
+    /// With DELTA: how far each job's text was sent, and of which attempt.
+    sent: HashMap<JobId, (u32, Cursor)>,
+    over: bool,
+}
+
+/// Turns a watch into frames, with one at least every `heartbeat`.
+pub fn frames(watcher: Watcher<Record>, clock: Arc<dyn Clock>, heartbeat: Duration, text: Text) -> Frames {
+    let watch = Watch { watcher, clock, heartbeat, text, sent: HashMap::new(), over: false };
+    Box::pin(stream::unfold(watch, |mut watch| async move {
+        let frame = watch.next().await?;
+        Some((frame, watch))
+    }))
+}
+
+impl Watch {
+    async fn next(&mut self) -> Option<Result<WatchFrame, Status>> {
+        if self.over {
+            return None;
+        }
+        let item = match tokio::time::timeout(self.heartbeat, self.watcher.next()).await {
+            Ok(item) => item,
+            Err(_) => return Some(Ok(WatchFrame::own(&self.own()))),
+        };
+        match item {
+            Ok(item) => Some(Ok(self.frame(item))),
+            Err(Closed::Done) => None,
+            Err(closed) => {
+                self.over = true;
+                Some(Err(status::of(Error::from(closed))))
+            }
+        }
+    }
+
+    fn own(&self) -> v1::WatchStatusResponse {
+        let server_time = Some(convert::server_time(&*self.clock));
+        v1::WatchStatusResponse { server_time, ..Default::default() }
+    }
+
+    fn frame(&mut self, item: Item<Record>) -> WatchFrame {
+        let mut own = self.own();
+        match item {
+            Item::Changed(frame, skipped) => {
+                own.skipped = skipped;
+                return match self.text {
+                    Text::None => WatchFrame::of_job(&frame, TextMode::None, &own),
+                    Text::Full => WatchFrame::of_job(&frame, TextMode::Full, &own),
+                    Text::Delta => self.delta(&frame, own),
+                };
+            }
+            Item::Missing(ids) => own.missing_job_ids = ids.iter().map(JobId::to_string).collect(),
+            Item::Deleted(id) => {
+                self.sent.remove(&id);
+                own.deleted_job_id = id.to_string();
+            }
+            Item::Synced => own.synced = true,
+        }
+        WatchFrame::own(&own)
+    }
+
+    fn delta(&mut self, frame: &Frame<Record>, mut own: v1::WatchStatusResponse) -> WatchFrame {
+        let record = &frame.subject;
+        let text = &record.job.text;
+        let sent = self.sent.get(&record.id).filter(|(attempt, _)| *attempt == record.job.attempt);
+        let (offset, piece, reset) = text.since(sent.map(|(_, cursor)| *cursor));
+        let mut job = convert::job(record, false);
+        job.result = convert::result(record);
+        job.status_text_truncated = text.truncated();
+        job.status_text = piece.to_owned();
+        own.text_offset = offset;
+        own.text_reset = reset;
+        own.job = Some(job);
+        if record.job.state_name().is_final() {
+            self.sent.remove(&record.id);
+        } else {
+            self.sent.insert(record.id, (record.job.attempt, text.cursor()));
+        }
+        WatchFrame::own(&own)
+    }
+}

@@ -1,0 +1,169 @@
+//! Makes a connection to a target, and only to where it may be made.
+
+use super::target::{Route, Target};
+use crate::job::Reason;
+use std::{
+    fmt::Write as _,
+    io::{self, IoSlice},
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+#[cfg(unix)]
+use tokio::net::UnixStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::client::TlsStream;
+
+/// Addresses that a message names, at most.
+const NAMED: usize = 4;
+
+/// Why there is no connection: `Connect` or `Blocked`, and for people.
+pub(super) type NoConnection = (Reason, String);
+
+/// Connects to the first address that takes it, each for `limit` at most, TLS
+/// included.
+pub(super) async fn connect(target: &Target, limit: Duration) -> Result<Stream, NoConnection> {
+    match &target.route {
+        Route::Tcp { host, port, .. } => {
+            let found = resolve(host, *port, limit).await?;
+            first_of(target, found, limit).await
+        }
+        #[cfg(unix)]
+        Route::Unix(path) => {
+            let connected = timeout(limit, UnixStream::connect(path)).await.unwrap_or_else(|_| timed_out());
+            let failed = |error| format!("cannot connect to the socket {}: {error}", path.display());
+            connected.map(Stream::Unix).map_err(|error| (Reason::Connect, failed(error)))
+        }
+        #[cfg(not(unix))]
+        Route::Unix(_) => Err((Reason::Connect, "unix sockets are not known on this system".to_owned())),
+    }
+}
+
+/// The addresses of `host`, in the resolver's order.
+async fn resolve(host: &str, port: u16, limit: Duration) -> Result<Vec<SocketAddr>, NoConnection> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let found = timeout(limit, tokio::net::lookup_host((host, port))).await.unwrap_or_else(|_| timed_out());
+    match found.map(Iterator::collect::<Vec<_>>) {
+        Ok(found) if found.is_empty() => Err((Reason::Connect, format!("the name {host} has no address"))),
+        Ok(found) => Ok(found),
+        Err(error) => Err((Reason::Connect, format!("the name {host} cannot be resolved: {error}"))),
+    }
+}
+
+async fn first_of(target: &Target, found: Vec<SocketAddr>, limit: Duration) -> Result<Stream, NoConnection> {
+    let (may, mut refused): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|address| target.permits(address.ip()));
+    let mut failures = Vec::new();
+    for address in may {
+        match timeout(limit, dial(target, address))
+            .await
+            .unwrap_or_else(|_| timed_out().map_err(Dial::Failed))
+        {
+            Ok(stream) => return Ok(stream),
+            Err(Dial::Elsewhere(peer)) => refused.push(peer),
+            Err(Dial::Failed(error)) => failures.push(format!("cannot connect to {address}: {error}")),
+        }
+    }
+    if !failures.is_empty() {
+        failures.truncate(NAMED);
+        return Err((Reason::Connect, failures.join("; ")));
+    }
+    let mut message = String::new();
+    for address in refused.iter().take(NAMED) {
+        // Writing to a string cannot fail.
+        let _ = write!(message, "{}{}", if message.is_empty() { "" } else { ", " }, address.ip());
+    }
+    let name = target.name();
+    let verb = if refused.len() == 1 { "is not a loopback address" } else { "are not loopback addresses" };
+    Err((Reason::Blocked, format!("{message} {verb}; `allow` of the target {name:?} could permit it")))
+}
+
+/// Why one address gave no connection.
+enum Dial {
+    Failed(io::Error),
+    /// The connection led where none may be made.
+    Elsewhere(SocketAddr),
+}
+
+async fn dial(target: &Target, address: SocketAddr) -> Result<Stream, Dial> {
+    let stream = TcpStream::connect(address).await.map_err(Dial::Failed)?;
+    // What the socket is really connected to counts, not what was asked for.
+    let peer = stream.peer_addr().map_err(Dial::Failed)?;
+    if !target.permits(peer.ip()) {
+        return Err(Dial::Elsewhere(peer));
+    }
+    stream.set_nodelay(true).map_err(Dial::Failed)?;
+    match &target.route {
+        Route::Tcp { tls: Some((connector, name)), .. } => {
+            let stream = connector.connect(name.clone(), stream).await.map_err(Dial::Failed)?;
+            Ok(Stream::Tls(Box::new(stream)))
+        }
+        Route::Tcp { tls: None, .. } | Route::Unix(_) => Ok(Stream::Tcp(stream)),
+    }
+}
+
+fn timed_out<T>() -> io::Result<T> {
+    Err(io::Error::new(io::ErrorKind::TimedOut, "timed out"))
+}
+
+/// What a target is spoken to over.
+#[derive(Debug)]
+pub(super) enum Stream {
+    /// Plain TCP.
+    Tcp(TcpStream),
+    /// TLS over TCP; boxed, as it is large.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// A unix socket.
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+macro_rules! each {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Tcp($stream) => $call,
+            Stream::Tls($stream) => $call,
+            #[cfg(unix)]
+            Stream::Unix($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}

@@ -1,0 +1,473 @@
+//! A real server on port 0, a real application on port 0, and clients.
+
+use backjob::{
+    app::{App, Stop},
+    config::{Config, Sources},
+    proto::v1::{self, job_control_client::JobControlClient, job_worker_client::JobWorkerClient},
+};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Request, body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use std::{
+    future::Future,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tempfile::TempDir;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tonic::{
+    Code, Status, Streaming,
+    metadata::MetadataValue,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt as _;
+
+/// Longer than anything here may take; a test that gets there says what it saw.
+pub const BOUND: Duration = Duration::from_secs(20);
+
+/// Waits for `future`, but not for ever.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(BOUND, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited {BOUND:?} for {what}"),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests have no shutdown to keep in order")]
+pub fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    tokio::spawn(task)
+}
+
+/// One request that the application got; it waits for its answer.
+pub struct Hit {
+    pub method: Method,
+    pub uri: Uri,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    answer: Option<oneshot::Sender<Response<Full<Bytes>>>>,
+}
+
+impl Hit {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    pub fn token(&self) -> String {
+        self.header("backjob-report-token").to_owned()
+    }
+
+    pub fn answer(&mut self, status: u16, headers: &[(&str, &str)], body: &str) {
+        let mut response = Response::new(Full::new(Bytes::copy_from_slice(body.as_bytes())));
+        *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+        for (name, value) in headers {
+            let name: http::HeaderName = name.parse().expect("a name");
+            response.headers_mut().append(name, value.parse().expect("a value"));
+        }
+        let answer = self.answer.take().expect("answered once");
+        let _ = answer.send(response); // the connection may be gone
+    }
+
+    pub fn ok(&mut self) {
+        self.answer(200, &[], "");
+    }
+
+    /// Resolves when the caller has closed the connection.
+    pub async fn closed(&mut self) {
+        self.answer.as_mut().expect("not answered").closed().await;
+    }
+}
+
+/// An application whose every request waits for the test to answer.
+pub struct Application {
+    pub address: SocketAddr,
+    hits: tokio::sync::Mutex<mpsc::Receiver<Hit>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Application {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Application {
+    pub async fn new() -> Self {
+        Self::at("127.0.0.1:0".parse().expect("an address")).await
+    }
+
+    pub async fn at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let (sender, hits) = mpsc::channel(4_096);
+        let task = spawn(async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                let sender = sender.clone();
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let sender = sender.clone();
+                    async move { Self::handle(request, sender).await }
+                });
+                spawn(async move {
+                    let connection = hyper::server::conn::http1::Builder::new();
+                    let _ = connection.serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Self { address, hits: tokio::sync::Mutex::new(hits), task }
+    }
+
+    async fn handle(
+        request: Request<Incoming>,
+        sender: mpsc::Sender<Hit>,
+    ) -> Result<Response<Full<Bytes>>, hyper::Error> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await?.to_bytes();
+        let (answer, answered) = oneshot::channel();
+        let hit =
+            Hit { method: parts.method, uri: parts.uri, headers: parts.headers, body, answer: Some(answer) };
+        let _ = sender.send(hit).await; // the test may be over
+        match answered.await {
+            Ok(response) => Ok(response),
+            Err(_) => std::future::pending().await, // the test holds the connection open
+        }
+    }
+
+    /// The next request.
+    pub async fn hit(&self) -> Hit {
+        soon("a trigger", async { self.hits.lock().await.recv().await.expect("the application runs") }).await
+    }
+
+    /// Whether a request has come that nobody looked at.
+    pub async fn idle(&self) -> bool {
+        self.hits.lock().await.is_empty()
+    }
+}
+
+/// How a test's server is set up.
+pub struct Setup {
+    pub folder: Arc<TempDir>,
+    pub settings: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// A database file in a folder of its own, triggers to `application`.
+    pub fn new(application: SocketAddr) -> Self {
+        let folder = Arc::new(tempfile::tempdir().expect("a folder"));
+        let url = format!("sqlite://{}", folder.path().join("backjob.db").display());
+        Self { folder, settings: Vec::new() }
+            .with("server.listen", "127.0.0.1:0")
+            .with("server.shutdown_grace", "2s")
+            .with("targets.default.url", &format!("http://{application}"))
+            .with("database.url", &url)
+    }
+
+    pub fn with(mut self, key: &str, value: &str) -> Self {
+        self.settings.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn config(&self) -> Config {
+        let sources = Sources {
+            folder: self.folder.path().to_owned(),
+            file: None,
+            environment: Vec::new(),
+            flags: self.settings.clone(),
+        };
+        Config::load(sources).unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
+    pub fn file(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub async fn start(self) -> Server {
+        let app = App::build(&self.config()).await.unwrap_or_else(|error| panic!("{error}"));
+        let address = app.address();
+        let stop = Stop::default();
+        let running = spawn(app.run(stop.clone()));
+        Server { address, stop, running: Some(running), clients: Clients::new(address), setup: self }
+    }
+}
+
+/// Clients of a server, whether it runs in this process or another.
+#[derive(Clone)]
+pub struct Clients {
+    channel: Channel,
+}
+
+impl Clients {
+    pub fn new(address: SocketAddr) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        Self { channel: endpoint.connect_lazy() }
+    }
+
+    pub fn control(&self) -> JobControlClient<Channel> {
+        JobControlClient::new(self.channel.clone()).max_decoding_message_size(64 << 20)
+    }
+
+    pub fn worker(&self) -> JobWorkerClient<Channel> {
+        JobWorkerClient::new(self.channel.clone())
+    }
+
+    pub async fn start(&self, request: v1::StartRequest) -> v1::Job {
+        let answer = soon("Start", self.control().start(request)).await.expect("started").into_inner();
+        answer.job.expect("a job")
+    }
+
+    pub async fn refused(&self, request: v1::StartRequest) -> Status {
+        soon("Start", self.control().start(request)).await.expect_err("refused")
+    }
+
+    pub async fn get(&self, id: &str) -> v1::Job {
+        let request = v1::GetStatusRequest { job_id: id.to_owned(), read_mask: None };
+        let answer = soon("GetStatus", self.control().get_status(request)).await;
+        answer.expect("a status").into_inner().job.expect("a job")
+    }
+
+    pub async fn cancel(&self, id: &str) -> Result<v1::Job, Status> {
+        let request = v1::CancelJobRequest { job_id: id.to_owned() };
+        let answer = soon("CancelJob", self.control().cancel_job(request)).await?;
+        Ok(answer.into_inner().job.expect("a job"))
+    }
+
+    pub async fn report(&self, token: &str, report: v1::ReportRequest) -> Result<v1::ReportResponse, Status> {
+        let request = authorized(report, token);
+        soon("Report", self.worker().report(request)).await.map(tonic::Response::into_inner)
+    }
+
+    pub async fn watch(&self, request: v1::WatchStatusRequest) -> Result<Frames, Status> {
+        let stream = soon("WatchStatus", self.control().watch_status(request)).await?.into_inner();
+        Ok(Frames(stream))
+    }
+
+    pub async fn watch_one(&self, id: &str) -> Frames {
+        let request = v1::WatchStatusRequest { job_ids: vec![id.to_owned()], ..Default::default() };
+        self.watch(request).await.expect("a watch")
+    }
+
+    /// Follows a job to its end.
+    pub async fn end(&self, id: &str) -> v1::Job {
+        let mut frames = self.watch_one(id).await;
+        let mut last = None;
+        while let Some(frame) = frames.next().await {
+            last = frame.expect("a frame").job.or(last);
+        }
+        let job = last.expect("a job");
+        assert!(is_final(&job), "the stream ended with {:?}", job.state());
+        job
+    }
+
+    /// Follows a job until it is as `wanted`.
+    pub async fn until(&self, id: &str, what: &str, wanted: impl Fn(&v1::Job) -> bool) -> v1::Job {
+        let mut frames = self.watch_one(id).await;
+        let mut last = None;
+        let found = async {
+            while let Some(frame) = frames.stream_next().await {
+                if let Some(job) = frame.expect("a frame").job {
+                    if wanted(&job) {
+                        return Some(job);
+                    }
+                    last = Some(job);
+                }
+            }
+            None
+        };
+        match tokio::time::timeout(BOUND, found).await {
+            Ok(Some(job)) => job,
+            Ok(None) => panic!("the job ended before {what}; last seen: {last:?}"),
+            Err(_) => panic!("waited for {what}; last seen: {last:?}"),
+        }
+    }
+
+    pub async fn until_state(&self, id: &str, state: v1::JobState) -> v1::Job {
+        self.until(id, state.as_str_name(), |job| job.state() == state).await
+    }
+}
+
+/// A server in this process.
+pub struct Server {
+    pub address: SocketAddr,
+    pub stop: Stop,
+    pub setup: Setup,
+    running: Option<JoinHandle<Result<(), backjob::app::Error>>>,
+    clients: Clients,
+}
+
+impl std::ops::Deref for Server {
+    type Target = Clients;
+
+    fn deref(&self) -> &Clients {
+        &self.clients
+    }
+}
+
+impl Server {
+    /// Stops it in order and gives its setup back, to be started again.
+    pub async fn shut_down(mut self) -> Setup {
+        self.stop.drain.cancel();
+        let running = self.running.take().expect("it runs");
+        soon("the shutdown", running).await.expect("no panic").expect("a clean end");
+        let folder = Arc::clone(&self.setup.folder);
+        Setup { folder, settings: self.setup.settings.clone() }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.hurry.cancel();
+    }
+}
+
+/// A server and its application.
+pub async fn pair() -> (Server, Application) {
+    let application = Application::new().await;
+    let server = Setup::new(application.address).start().await;
+    (server, application)
+}
+
+/// Frames of a watch.
+pub struct Frames(Streaming<v1::WatchStatusResponse>);
+
+impl Frames {
+    pub async fn next(&mut self) -> Option<Result<v1::WatchStatusResponse, Status>> {
+        soon("a frame", self.stream_next()).await
+    }
+
+    async fn stream_next(&mut self) -> Option<Result<v1::WatchStatusResponse, Status>> {
+        self.0.message().await.transpose()
+    }
+
+    /// The next frame; there must be one.
+    pub async fn frame(&mut self) -> v1::WatchStatusResponse {
+        self.next().await.expect("a frame").expect("no error")
+    }
+
+    /// The next job.
+    pub async fn job(&mut self) -> v1::Job {
+        loop {
+            if let Some(job) = self.frame().await.job {
+                return job;
+            }
+        }
+    }
+
+    /// Reads on to `synced`; the jobs on the way.
+    pub async fn synced(&mut self) -> Vec<v1::WatchStatusResponse> {
+        let mut before = Vec::new();
+        loop {
+            let frame = self.frame().await;
+            if frame.synced {
+                return before;
+            }
+            before.push(frame);
+        }
+    }
+}
+
+pub fn is_final(job: &v1::Job) -> bool {
+    matches!(job.state(), v1::JobState::Succeeded | v1::JobState::Failed | v1::JobState::Cancelled)
+}
+
+pub fn authorized<T>(message: T, token: &str) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    if !token.is_empty() {
+        let value = MetadataValue::try_from(format!("Bearer {token}")).expect("a token is ASCII");
+        request.metadata_mut().insert("authorization", value);
+    }
+    request
+}
+
+pub fn action(route: &str) -> v1::Action {
+    v1::Action { route: route.to_owned(), ..Default::default() }
+}
+
+pub fn start(route: &str) -> v1::StartRequest {
+    v1::StartRequest { action: Some(action(route)), ..Default::default() }
+}
+
+pub fn seconds(seconds: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos: 0 }
+}
+
+pub fn millis(millis: i64) -> prost_types::Duration {
+    let nanos = i32::try_from(millis % 1_000 * 1_000_000).expect("below a second");
+    prost_types::Duration { seconds: millis / 1_000, nanos }
+}
+
+pub fn progress(percent: u32) -> v1::ReportRequest {
+    let progress_change = Some(v1::report_request::ProgressChange::Progress(percent));
+    v1::ReportRequest { progress_change, ..Default::default() }
+}
+
+pub fn append(text: &str) -> v1::ReportRequest {
+    let text_change = Some(v1::report_request::TextChange::AppendText(text.to_owned()));
+    v1::ReportRequest { text_change, ..Default::default() }
+}
+
+pub fn finish() -> v1::ReportRequest {
+    ended(v1::report_request::End::Finish(v1::Finish { result: None }))
+}
+
+pub fn fail(message: &str, retryable: bool) -> v1::ReportRequest {
+    ended(v1::report_request::End::Fail(v1::Fail { message: message.to_owned(), retryable }))
+}
+
+pub fn stopped() -> v1::ReportRequest {
+    ended(v1::report_request::End::Stopped(v1::Stopped {}))
+}
+
+fn ended(end: v1::report_request::End) -> v1::ReportRequest {
+    v1::ReportRequest { end: Some(end), ..Default::default() }
+}
+
+/// The failure of a job, by its name.
+pub fn reason(job: &v1::Job) -> &'static str {
+    job.failure.as_ref().map_or("none", |failure| failure.reason().as_str_name())
+}
+
+/// Code, reason and the fields at fault of an error.
+pub fn fault(status: &Status) -> (Code, String, Vec<String>) {
+    let details = status.get_error_details();
+    let reason = details.error_info().map(|info| info.reason.clone()).unwrap_or_default();
+    let fields = details
+        .bad_request()
+        .map(|bad| bad.field_violations.iter().map(|violation| violation.field.clone()).collect());
+    (status.code(), reason, fields.unwrap_or_default())
+}
+
+/// Asserts that `status` names exactly this field.
+pub fn names(status: &Status, field: &str) {
+    let expected = (Code::InvalidArgument, "INVALID_FIELD".to_owned(), vec![field.to_owned()]);
+    assert_eq!(fault(status), expected, "{status:?}");
+}
+
+/// Asks again until there is an answer.
+pub async fn poll<T, F: Future<Output = Result<T, String>>>(what: &str, ask: impl Fn() -> F) -> T {
+    let seen = Mutex::new(String::new());
+    let answer = async {
+        loop {
+            match ask().await {
+                Ok(answer) => return answer,
+                Err(saw) => *seen.lock().expect("no panic") = saw,
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    match tokio::time::timeout(BOUND, answer).await {
+        Ok(answer) => answer,
+        Err(_) => panic!("waited for {what}; last seen: {}", seen.lock().expect("no panic")),
+    }
+}
+
+/// Copies nothing, shows a path as text.
+pub fn text(path: &Path) -> String {
+    path.display().to_string()
+}
