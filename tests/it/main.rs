@@ -3,4 +3,6 @@
 mod contract;
 mod harness;
 mod house;
+mod report;
 mod start;
+mod watch;
