@@ -1,8 +1,10 @@
 //! The one test binary: each module holds one layer.
 
 mod contract;
+mod ends;
 mod harness;
 mod house;
+mod list;
 mod report;
 mod start;
 mod watch;
