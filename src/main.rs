@@ -1,5 +1,5 @@
 //! The `backjob` program.
 
-fn main() {
-    println!("backjob {}", env!("CARGO_PKG_VERSION"));
+fn main() -> std::process::ExitCode {
+    backjob::cli::main()
 }

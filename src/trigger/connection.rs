@@ -31,8 +31,9 @@ pub(super) struct Connection {
     pub(super) wire: Arc<Wire>,
 }
 
-/// The half that reads and writes; it does so only while it is polled.
-pub(super) struct Driver(Option<http1::Connection<TokioIo<Counted<Stream>>, Body>>);
+/// The half that reads and writes; it does so only while it is polled. Boxed, as
+/// it is large and often moved.
+pub(super) struct Driver(Option<Box<http1::Connection<TokioIo<Counted<Stream>>, Body>>>);
 
 impl Connection {
     /// Speaks HTTP/1.1 over a stream. Nothing is sent yet.
@@ -46,7 +47,7 @@ impl Connection {
             .title_case_headers(true)
             .handshake(TokioIo::new(stream))
             .await?;
-        Ok(Self { sender, driver: Driver(Some(driver)), wire })
+        Ok(Self { sender, driver: Driver(Some(Box::new(driver))), wire })
     }
 
     /// Lets the connection take note of what has happened on it so far, and

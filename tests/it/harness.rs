@@ -13,12 +13,13 @@ use hyper_util::rt::TokioIo;
 use std::{
     future::Future,
     net::SocketAddr,
-    path::Path,
+    process::Stdio,
     sync::{Arc, Mutex},
     time::Duration,
 };
 use tempfile::TempDir;
 use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
     net::TcpListener,
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -186,6 +187,17 @@ impl Setup {
 
     pub fn file(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// A command of the program with this setup.
+    pub fn command(&self, command: &str) -> tokio::process::Command {
+        let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_backjob"));
+        program.current_dir(self.folder.path()).arg(command).env_remove("RUST_LOG");
+        for (key, value) in &self.settings {
+            program.arg("--set").arg(format!("{key}={value}"));
+        }
+        program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        program
     }
 
     pub async fn start(self) -> Server {
@@ -467,7 +479,52 @@ pub async fn poll<T, F: Future<Output = Result<T, String>>>(what: &str, ask: imp
     }
 }
 
-/// Copies nothing, shows a path as text.
-pub fn text(path: &Path) -> String {
-    path.display().to_string()
+/// A server in a process of its own, which can be killed.
+pub struct Process {
+    child: tokio::process::Child,
+    clients: Clients,
+    pub address: SocketAddr,
+}
+
+impl std::ops::Deref for Process {
+    type Target = Clients;
+
+    fn deref(&self) -> &Clients {
+        &self.clients
+    }
+}
+
+impl Process {
+    /// Runs `backjob serve` and waits until it says where it listens.
+    pub async fn start(setup: &Setup) -> Self {
+        let mut child = setup.command("serve").kill_on_drop(true).spawn().expect("the program");
+        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        let address = soon("the server to listen", async {
+            let mut seen = Vec::new();
+            while let Some(line) = lines.next_line().await.expect("text") {
+                if let Some((_, address)) = line.split_once("serving address=") {
+                    return address.trim().parse().expect("an address");
+                }
+                seen.push(line);
+            }
+            panic!("the server ended: {seen:#?}");
+        });
+        let address = address.await;
+        // Nobody reads on, and the pipe must not fill.
+        spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self { child, clients: Clients::new(address), address }
+    }
+
+    /// kill -9.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("killed");
+    }
+
+    /// SIGTERM, and the code it ends with.
+    pub async fn terminate(mut self) -> std::process::ExitStatus {
+        let id = self.child.id().expect("it runs").to_string();
+        let told = tokio::process::Command::new("kill").arg("-TERM").arg(id).status().await.expect("kill");
+        assert!(told.success());
+        soon("the end", self.child.wait()).await.expect("waited")
+    }
 }

@@ -93,9 +93,9 @@ async fn filters_select_what_they_say() {
     let all = vec![done.id.clone(), blue.clone(), red.clone()];
     assert_eq!(ids(&server, v1::JobFilter::default()).await, all);
     let labels = [("team".to_owned(), "red".to_owned())].into();
-    assert_eq!(ids(&server, v1::JobFilter { labels, ..Default::default() }).await, [red.clone()]);
+    assert_eq!(ids(&server, v1::JobFilter { labels, ..Default::default() }).await, vec![red.clone()]);
     let states = vec![JobState::Succeeded.into()];
-    assert_eq!(ids(&server, v1::JobFilter { states, ..Default::default() }).await, [done.id.clone()]);
+    assert_eq!(ids(&server, v1::JobFilter { states, ..Default::default() }).await, vec![done.id.clone()]);
     for (prefix, expected) in [
         ("/reports", vec![blue.clone(), red.clone()]),
         ("/REPORTS", vec![]),

@@ -5,6 +5,8 @@ mod ends;
 mod harness;
 mod house;
 mod list;
+mod open;
 mod report;
+mod restart;
 mod start;
 mod watch;
