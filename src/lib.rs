@@ -3,6 +3,8 @@
 
 #[cfg(feature = "worker")]
 pub mod proto;
+#[cfg(feature = "worker")]
+pub mod worker;
 
 #[cfg(feature = "server")]
 pub mod clock;
