@@ -1,5 +1,6 @@
 //! Commands that run here and know the server's parts.
 
+mod demo;
 mod keygen;
 mod migrate;
 mod serve;
@@ -12,6 +13,8 @@ use std::{error::Error, fmt, path::PathBuf, process::ExitCode};
 pub enum Command {
     /// Run the server.
     Serve(serve::Serve),
+    /// Show a job run from its start to its end, with a server of its own.
+    Demo(demo::Demo),
     /// Make the tables, or bring them up to date.
     Migrate(migrate::Migrate),
     /// Make a root key, or print the trigger key of a target.
@@ -26,6 +29,7 @@ impl Command {
     pub fn run(self) -> Result<ExitCode, Fault> {
         match self {
             Self::Serve(serve) => serve.run(),
+            Self::Demo(demo) => demo.run(),
             Self::Migrate(migrate) => migrate.run(),
             Self::Keygen(keygen) => keygen.run(),
         }
