@@ -172,6 +172,7 @@ fn engine_settings(config: &Config, targets: &[Target]) -> engine::Settings {
         response_timeout: jobs.response_timeout.map(millis),
         max_duration: jobs.max_duration.map(millis),
         cancel_grace: millis(jobs.cancel_grace),
+        max_pending: jobs.max_pending,
         targets: targets.iter().map(of).collect::<BTreeMap<_, _>>(),
     }
 }

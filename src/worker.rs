@@ -103,8 +103,7 @@ impl Reporter {
             Endpoint::from_shared(url.to_owned()).map_err(|_| Error::Header("backjob-report-url"))?;
         let token = format!("Bearer {}", header("backjob-report-token")?);
         let token = MetadataValue::try_from(token).map_err(|_| Error::Header("backjob-report-token"))?;
-        let attempt =
-            header("backjob-attempt")?.parse().map_err(|_| Error::Header("backjob-attempt"))?;
+        let attempt = header("backjob-attempt")?.parse().map_err(|_| Error::Header("backjob-attempt"))?;
         let deadline: Option<u64> = header("backjob-deadline").ok().and_then(|text| text.parse().ok());
         let shared = Arc::new(Shared {
             pending: Mutex::default(),
@@ -195,8 +194,11 @@ impl Reporter {
             return Err(Error::TooLarge);
         }
         let content_type = content_type.to_owned();
-        let result = (!content_type.is_empty() || !data.is_empty())
-            .then_some(v1::JobResult { content_type, data, truncated: false });
+        let result = (!content_type.is_empty() || !data.is_empty()).then_some(v1::JobResult {
+            content_type,
+            data,
+            truncated: false,
+        });
         self.end(v1::report_request::End::Finish(v1::Finish { result })).await
     }
 

@@ -48,7 +48,8 @@ impl Client {
     pub(super) fn new(options: Options) -> Result<Self, String> {
         let Options { addr, token, output } = options;
         let url = if addr.contains("://") { addr } else { format!("http://{addr}") };
-        let endpoint = Endpoint::from_shared(url.clone()).map_err(|error| format!("--addr {url}: {error}"))?;
+        let endpoint =
+            Endpoint::from_shared(url.clone()).map_err(|error| format!("--addr {url}: {error}"))?;
         let endpoint = endpoint
             .connect_timeout(Duration::from_secs(10))
             .http2_keep_alive_interval(Duration::from_secs(20))

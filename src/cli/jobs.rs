@@ -12,6 +12,9 @@ use std::process::ExitCode;
 pub(super) struct Status {
     /// Id of the job.
     id: String,
+    /// Print JSON; the same as -o json.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Status {
@@ -19,7 +22,8 @@ impl Status {
         let request = v1::GetStatusRequest { job_id: self.id, read_mask: None };
         let answer = client.control().get_status(client.request(request)).await;
         let job = answer.map_err(|status| client::told(&status))?.into_inner().job.unwrap_or_default();
-        let text = if client.json { json::line("Job", &job)? + "\n" } else { screen::details(&job) };
+        let text =
+            if client.json || self.json { json::line("Job", &job)? + "\n" } else { screen::details(&job) };
         screen::out(&text)?;
         Ok(ExitCode::SUCCESS)
     }
@@ -76,10 +80,14 @@ pub(super) struct List {
     /// All of them.
     #[arg(long, conflicts_with = "limit")]
     all: bool,
+    /// Print JSON; the same as -o json.
+    #[arg(long)]
+    json: bool,
 }
 
 impl List {
     pub(super) async fn run(self, client: &Client) -> Result<ExitCode, String> {
+        let as_json = client.json || self.json;
         let limit = if self.all { usize::MAX } else { self.limit };
         let (mut token, mut shown) = (String::new(), 0);
         while shown < limit {
@@ -91,12 +99,15 @@ impl List {
             };
             let answer = client.control().list_jobs(client.request(request)).await;
             let page = answer.map_err(|status| client::told(&status))?.into_inner();
-            if shown == 0 && !client.json && !page.jobs.is_empty() {
-                screen::out(&format!("{:<36}  {:<9}  {:>4}  {:<20}  ACTION\n", "ID", "STATE", "%", "CREATED"))?;
+            if shown == 0 && !as_json && !page.jobs.is_empty() {
+                screen::out(&format!(
+                    "{:<36}  {:<9}  {:>4}  {:<20}  ACTION\n",
+                    "ID", "STATE", "%", "CREATED"
+                ))?;
             }
             shown += page.jobs.len();
             for job in &page.jobs {
-                screen::out(&if client.json { json::line("Job", job)? + "\n" } else { row(job) })?;
+                screen::out(&if as_json { json::line("Job", job)? + "\n" } else { row(job) })?;
             }
             token = page.next_page_token;
             if token.is_empty() {
@@ -109,7 +120,11 @@ impl List {
 
 fn row(job: &v1::Job) -> String {
     let created = job.created_at.map(|at| prost_types::Timestamp { nanos: 0, ..at }.to_string());
-    let name = if job.display_name.is_empty() { String::new() } else { format!("  {}", screen::flat(&job.display_name)) };
+    let name = if job.display_name.is_empty() {
+        String::new()
+    } else {
+        format!("  {}", screen::flat(&job.display_name))
+    };
     format!(
         "{:<36}  {:<9}  {:>4}  {:<20}  {}{name}\n",
         job.id,
@@ -126,10 +141,14 @@ pub(super) struct Cancel {
     /// Ids of the jobs.
     #[arg(required = true)]
     ids: Vec<String>,
+    /// Print JSON; the same as -o json.
+    #[arg(long)]
+    json: bool,
 }
 
 impl Cancel {
     pub(super) async fn run(self, client: &Client) -> Result<ExitCode, String> {
+        let as_json = client.json || self.json;
         let mut failed = Vec::new();
         for id in self.ids {
             let request = client.request(v1::CancelJobRequest { job_id: id.clone() });
@@ -138,7 +157,7 @@ impl Cancel {
                     let job = answer.into_inner().job.unwrap_or_default();
                     let stopping = if screen::is_final(&job) { "" } else { ", told to stop" };
                     let human = format!("{} {}{stopping}\n", job.id, screen::state(&job));
-                    screen::out(&if client.json { json::line("Job", &job)? + "\n" } else { human })?;
+                    screen::out(&if as_json { json::line("Job", &job)? + "\n" } else { human })?;
                 }
                 Err(status) => failed.push(format!("{id}: {}", client::told(&status))),
             }

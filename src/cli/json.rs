@@ -32,7 +32,8 @@ mod tests {
             revision: 1 << 40,
             ..Default::default()
         };
-        let expected = r#"{"id":"a","state":"JOB_STATE_RUNNING","statusText":"t","revision":"1099511627776"}"#;
+        let expected =
+            r#"{"id":"a","state":"JOB_STATE_RUNNING","statusText":"t","revision":"1099511627776"}"#;
         assert_eq!(line("Job", &job).as_deref(), Ok(expected));
     }
 }

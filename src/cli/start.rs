@@ -107,10 +107,16 @@ impl Start {
             (self.query.len(), action.query.len(), "--query"),
             (self.data.len(), action.form.len(), "--data"),
             (self.header.len(), action.headers.len(), "--header"),
-            (self.label.len(), self.label.iter().map(|(name, _)| name).collect::<std::collections::BTreeSet<_>>().len(), "--label"),
+            (
+                self.label.len(),
+                self.label.iter().map(|(name, _)| name).collect::<std::collections::BTreeSet<_>>().len(),
+                "--label",
+            ),
         ] {
             if given != kept {
-                return Err(format!("{flag} names one thing twice; put names that repeat into ROUTE or --raw"));
+                return Err(format!(
+                    "{flag} names one thing twice; put names that repeat into ROUTE or --raw"
+                ));
             }
         }
         let merge = match self.merge {
@@ -152,7 +158,7 @@ impl Start {
         if !self.follow {
             return Ok(ExitCode::SUCCESS);
         }
-        watch::follow(client, Follow::one(job.id)).await
+        watch::follow(client, Follow::one(job.id, client.json)).await
     }
 }
 
@@ -163,7 +169,8 @@ fn json_object(text: &str) -> Result<Struct, String> {
     let pool = DescriptorPool::global();
     let descriptor = pool.get_message_by_name("google.protobuf.Struct").ok_or("Struct is not known")?;
     let mut reader = serde_json::Deserializer::from_slice(&bytes);
-    let message = DynamicMessage::deserialize(descriptor, &mut reader).map_err(|error| fault(error.to_string()))?;
+    let message =
+        DynamicMessage::deserialize(descriptor, &mut reader).map_err(|error| fault(error.to_string()))?;
     reader.end().map_err(|error| fault(error.to_string()))?;
     Struct::decode(message.encode_to_vec().as_slice()).map_err(|error| fault(error.to_string()))
 }

@@ -66,9 +66,14 @@ mod tests {
 
     #[test]
     fn spans_are_read() {
-        for (text, seconds, nanos) in
-            [("10", 10, 0), ("90s", 90, 0), ("1h30m", 5_400, 0), ("500ms", 0, 500_000_000), ("1d", 86_400, 0), ("1s5ms", 1, 5_000_000)]
-        {
+        for (text, seconds, nanos) in [
+            ("10", 10, 0),
+            ("90s", 90, 0),
+            ("1h30m", 5_400, 0),
+            ("500ms", 0, 500_000_000),
+            ("1d", 86_400, 0),
+            ("1s5ms", 1, 5_000_000),
+        ] {
             assert_eq!(span(text), Ok(Duration { seconds, nanos }), "{text}");
         }
         for text in ["", "s", "-1s", "1x", "1.5s", "5 s", "99999999999999999999d", "1h30"] {

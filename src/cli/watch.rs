@@ -29,6 +29,9 @@ pub(super) struct Watch {
     /// How long to try to connect again without success.
     #[arg(long, value_name = "SPAN", value_parser = values::span, default_value = "60s")]
     retry_for: prost_types::Duration,
+    /// Print JSON; the same as -o json.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -48,7 +51,8 @@ impl Watch {
             Text::Full => TextMode::Full,
         });
         let retry_for = Duration::try_from(self.retry_for).map_err(|error| error.to_string())?;
-        follow(client, Follow { ids: self.ids, filter, text, retry_for }).await
+        let json = client.json || self.json;
+        follow(client, Follow { ids: self.ids, filter, text, retry_for, json }).await
     }
 }
 
@@ -58,19 +62,20 @@ pub(super) struct Follow {
     filter: Option<v1::JobFilter>,
     text: Option<TextMode>,
     retry_for: Duration,
+    json: bool,
 }
 
 impl Follow {
     /// One job.
-    pub(super) fn one(id: String) -> Self {
-        Self { ids: vec![id], filter: None, text: None, retry_for: Duration::from_secs(60) }
+    pub(super) fn one(id: String, json: bool) -> Self {
+        Self { ids: vec![id], filter: None, text: None, retry_for: Duration::from_secs(60), json }
     }
 }
 
 /// Follows to the end; 0 if every job SUCCEEDED.
 pub(super) async fn follow(client: &Client, follow: Follow) -> Result<ExitCode, String> {
     let mut seen: BTreeMap<String, v1::Job> = BTreeMap::new();
-    let mut show = Show::new(client.json);
+    let mut show = Show::new(follow.json);
     let mut tried_since: Option<Instant> = None;
     loop {
         let status = match once(client, &follow, &mut seen, &mut show, &mut tried_since).await {
@@ -199,7 +204,8 @@ impl Show {
         let ended = screen::is_final(job);
         line.write(&job.status_text, frame.text_offset);
         let mut lines = line.lines(ended);
-        let name = if job.display_name.is_empty() { screen::action(job) } else { screen::flat(&job.display_name) };
+        let name =
+            if job.display_name.is_empty() { screen::action(job) } else { screen::flat(&job.display_name) };
         let detail = job.progress_detail.as_ref().map(detail).unwrap_or_default();
         let cancelling = if job.cancel_requested && !ended { ", stopping" } else { "" };
         line.bar.set_position(u64::from(job.progress));

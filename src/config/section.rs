@@ -57,8 +57,6 @@ section! {
         /// Name of this node, shown in the history of attempts, 1 to 64 bytes.
         /// Default, and where an empty one is given: the host's name, or "local".
         name: String = host_name(),
-        /// Address under which other nodes reach this one. Default: none.
-        advertise: Option<String> = None,
     }
 }
 

@@ -282,6 +282,7 @@ impl Engine {
 
     /// On the writer's side: the job waited too long.
     fn given_up(&self, record: Record) {
+        self.one_less_waits();
         if self.hub.is_watched(record.id) {
             self.hub.publish(&Arc::new(Frame::new(record)));
         }
@@ -295,6 +296,7 @@ impl Engine {
         payload: Option<Payload>,
         slot: Arc<OwnedSemaphorePermit>,
     ) {
+        self.one_less_waits();
         let live = Live::new(record, row, Some(Arc::clone(&slot)));
         {
             let mut inner = lock(&live.inner);

@@ -39,6 +39,9 @@ pub enum Error {
     /// More jobs than one stream may carry.
     #[error("more than {0} jobs match")]
     TooManyJobs(usize),
+    /// As many jobs wait as may.
+    #[error("{0} jobs wait already, which is as many as may")]
+    TooManyPending(u64),
     /// The server goes away.
     #[error("the server is shutting down")]
     Draining,

@@ -360,6 +360,8 @@ impl Engine {
             }
         });
         if let Some(record) = waits {
+            // Not refused, whatever the limit: it was accepted long ago.
+            self.pending.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
             self.waits(record, None);
         }
         self.dispatcher.wake();

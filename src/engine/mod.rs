@@ -39,9 +39,6 @@ mod schedule;
 mod start;
 mod timers;
 
-#[cfg(test)]
-mod tests;
-
 pub use error::Error;
 pub use read::Filter;
 pub use report::{Acknowledged, Reporting};
@@ -54,7 +51,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -93,6 +90,8 @@ pub struct Settings {
     pub max_duration: Option<u64>,
     /// From a cancel to the end of a running job.
     pub cancel_grace: u64,
+    /// Jobs that may wait, at most.
+    pub max_pending: u64,
     /// Targets by name.
     pub targets: BTreeMap<String, TargetSettings>,
 }
@@ -126,6 +125,8 @@ pub struct Engine {
     timers: timers::Timers,
     flusher: flusher::Flusher,
     draining: AtomicBool,
+    /// Jobs that wait.
+    pending: AtomicU64,
 }
 
 impl Engine {
@@ -143,6 +144,7 @@ impl Engine {
             live: live::Map::default(),
             hub: Arc::default(),
             draining: AtomicBool::new(false),
+            pending: AtomicU64::new(0),
             store,
             trigger,
             clock,
@@ -151,6 +153,7 @@ impl Engine {
             settings,
         });
         engine.adopt_running().await?;
+        engine.pending.store(engine.store.waiting().await?, Ordering::Release);
         engine.tasks.spawn("timers", Arc::clone(&engine).run_timers());
         engine.tasks.spawn("schedule", Arc::clone(&engine).run_schedule());
         engine.tasks.spawn("dispatcher", Arc::clone(&engine).run_dispatcher());
@@ -190,6 +193,23 @@ impl Engine {
     /// How many jobs run under this engine.
     pub fn running(&self) -> usize {
         self.live.len()
+    }
+
+    /// How many jobs wait.
+    pub fn pending(&self) -> u64 {
+        self.pending.load(Ordering::Acquire)
+    }
+
+    /// One more job waits; false if that would be one too many.
+    fn one_more_waits(&self) -> bool {
+        let most = self.settings.max_pending;
+        let more = |waiting| (waiting < most).then_some(waiting + 1);
+        self.pending.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    /// One job less waits.
+    fn one_less_waits(&self) {
+        self.pending.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// How many watches are open.

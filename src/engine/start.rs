@@ -56,12 +56,18 @@ impl Engine {
             spec: Arc::new(spec),
         };
         let permit = self.store.reserve().await.map_err(|_| Error::Draining)?;
+        if !self.one_more_waits() {
+            return Err(Error::TooManyPending(self.settings.max_pending));
+        }
         let (sender, done) = oneshot::channel();
         let (engine, stored, kept) = (Arc::clone(self), record.clone(), payload.clone());
         permit.write(
             Write::Insert(Box::new(New { record: record.clone(), payload })),
             Box::new(move |result| {
                 let stored = result.map(|_| engine.begins(stored, kept));
+                if stored.is_err() {
+                    engine.one_less_waits();
+                }
                 let _ = sender.send(stored); // whoever hung up is not told
             }),
         );
@@ -144,6 +150,9 @@ impl Engine {
                 let won = result.map(|outcome| {
                     let won = outcome == Outcome::Done;
                     if won {
+                        if changed.job.state_name().is_final() {
+                            engine.one_less_waits();
+                        }
                         if engine.hub.is_watched(changed.id) {
                             engine.hub.publish(&Arc::new(Frame::new(changed.clone())));
                         }

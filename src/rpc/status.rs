@@ -72,6 +72,10 @@ pub fn of(error: Error) -> Status {
             .about("limit", limit)
             .retry(Duration::from_secs(30))
             .into_status(),
+        Error::TooManyPending(limit) => Fault::new(Code::ResourceExhausted, "TOO_MANY_PENDING", message)
+            .about("limit", limit)
+            .retry(spread(Duration::from_secs(1)))
+            .into_status(),
         Error::Draining => going_away(message),
         Error::Unavailable(_) => {
             Fault::new(Code::Unavailable, "STORE_UNAVAILABLE", "the store is not available now")
@@ -168,6 +172,7 @@ mod tests {
             (Error::Stale { id, attempt: 1 }, Code::Aborted, "STALE_ATTEMPT"),
             (Error::NotCancelled, Code::InvalidArgument, "INVALID_FIELD"),
             (Error::TooManyJobs(10), Code::ResourceExhausted, "TOO_MANY_JOBS"),
+            (Error::TooManyPending(10), Code::ResourceExhausted, "TOO_MANY_PENDING"),
             (Error::Draining, Code::Unavailable, "DRAINING"),
             (Error::Unavailable("disk".into()), Code::Unavailable, "STORE_UNAVAILABLE"),
             (Error::Internal("secret".into()), Code::Internal, "INTERNAL"),

@@ -10,8 +10,8 @@ use crate::{
     secret,
 };
 use sea_orm::{
-    ColumnTrait as _, Condition, EntityTrait as _, Order, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _, Select,
+    ColumnTrait as _, Condition, EntityTrait as _, Order, PaginatorTrait as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, Select,
     sea_query::{Expr, ExprTrait as _, Query},
 };
 use std::collections::HashMap;
@@ -158,6 +158,15 @@ impl Store {
         let first = job::Entity::find().filter(job::Column::GiveUpAt.is_not_null());
         let first = first.order_by_asc(job::Column::GiveUpAt).limit(1).all(&self.readers).await?;
         Ok(first.first().and_then(|row| row.give_up_at))
+    }
+
+    /// How many jobs wait.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn waiting(&self) -> Result<u64, Error> {
+        let waiting = [state(StateName::Scheduled), state(StateName::Queued)];
+        Ok(job::Entity::find().filter(job::Column::State.is_in(waiting)).count(&self.readers).await?)
     }
 
     /// What runs, as the tables know it.

@@ -192,4 +192,3 @@ fn jittered(wait: Duration) -> Duration {
     let _ = getrandom::fill(&mut bytes); // without chance it is just less spread
     wait / 2 + (wait / 2).mul_f64(f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX))
 }
-

@@ -1,5 +1,6 @@
 //! The one test binary: each module holds one layer.
 
+mod cli;
 mod contract;
 mod ends;
 mod harness;
@@ -8,5 +9,6 @@ mod list;
 mod open;
 mod report;
 mod restart;
+mod served;
 mod start;
 mod watch;

@@ -254,3 +254,25 @@ async fn what_is_not_built_yet_says_so() {
     let run_as = v1::RunAs { kind: v1::RunAsKind::CurrentUser.into(), ..Default::default() };
     names(&server.refused(v1::StartRequest { run_as: Some(run_as), ..start("/a") }).await, "run_as");
 }
+
+#[tokio::test]
+async fn more_waiting_jobs_than_allowed_are_refused_until_one_is_gone() {
+    let application = Application::new().await;
+    let setup = Setup::new(application.address).with("jobs.max_pending", "2");
+    let server = setup.with("targets.default.max_in_flight", "1").start().await;
+    let running = server.start(start("/running")).await;
+    let mut hit = application.hit().await;
+    let waiting = server.start(start("/1")).await;
+    server.start(start("/2")).await;
+    let refused = server.refused(start("/3")).await;
+    assert_eq!(fault(&refused), (Code::ResourceExhausted, "TOO_MANY_PENDING".into(), vec![]));
+    server.cancel(&waiting.id).await.expect("cancelled");
+    server.start(start("/4")).await;
+    server.refused(start("/5")).await;
+    let server = server.shut_down().await.start().await;
+    server.refused(start("/6")).await;
+    server.report(&hit.token(), finish()).await.expect("the running one was adopted");
+    hit.ok();
+    server.end(&running.id).await;
+    application.hit().await.ok();
+}

@@ -61,8 +61,11 @@ impl Demo {
             stop.drain.cancel();
             code
         };
-        let (code, served, ()) =
-            tokio::join!(shown, app.run(stop.clone()), application::serve(listener, verifier, stop.drain.clone()));
+        let (code, served, ()) = tokio::join!(
+            shown,
+            app.run(stop.clone()),
+            application::serve(listener, verifier, stop.drain.clone())
+        );
         served.map_err(Fault::new)?;
         let code = code?;
         if !self.keep {
@@ -81,7 +84,8 @@ impl Demo {
             ("targets.default.url", format!("http://{application}")),
         ];
         let flags = flags.map(|(key, value)| (key.to_owned(), value)).into();
-        let sources = Sources { folder: folder.path().to_owned(), file: None, environment: Vec::new(), flags };
+        let sources =
+            Sources { folder: folder.path().to_owned(), file: None, environment: Vec::new(), flags };
         Config::load(sources).map_err(Fault::new)
     }
 }
@@ -100,7 +104,7 @@ async fn job(address: SocketAddr) -> Result<ExitCode, Fault> {
     let started = client.control().start(request).await.map_err(Fault::new)?.into_inner();
     let id = started.job.unwrap_or_default().id;
     println!("job          {id}\n");
-    watch::follow(&client, watch::Follow::one(id)).await.map_err(Fault::text)
+    watch::follow(&client, watch::Follow::one(id, false)).await.map_err(Fault::text)
 }
 
 fn by_hand(address: SocketAddr) -> String {

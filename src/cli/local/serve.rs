@@ -8,6 +8,26 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Runs the server until SIGTERM or SIGINT; a second one hurries it.
 #[derive(Debug, clap::Args)]
 pub struct Serve {
+    /// Listen here [default: 127.0.0.1:50051].
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Keep jobs here: sqlite://PATH or sqlite::memory: [default:
+    /// sqlite://backjob.db].
+    #[arg(long, value_name = "URL")]
+    database: Option<String>,
+    /// Trigger the application at this URL [default: http://127.0.0.1:8080].
+    #[arg(long, value_name = "URL")]
+    target: Option<String>,
+    /// Accept an address that is not loopback although nobody is asked who they
+    /// are: everyone who reaches it can start, read and cancel jobs.
+    #[arg(long)]
+    insecure: bool,
+    /// Which events to log, as in RUST_LOG, which beats it [default: info].
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// How to log: human or json [default: human].
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
     #[command(flatten)]
     settings: Settings,
 }
@@ -18,7 +38,19 @@ impl Serve {
     /// # Errors
     /// If it does not start, or its listener fails.
     pub fn run(self) -> Result<ExitCode, Fault> {
-        let config = self.settings.load()?;
+        let mut settings = self.settings;
+        let insecure = self.insecure.then(|| "true".to_owned());
+        for (key, value) in [
+            ("server.listen", self.listen),
+            ("database.url", self.database),
+            ("targets.default.url", self.target),
+            ("server.insecure", insecure),
+            ("log.level", self.log),
+            ("log.format", self.log_format),
+        ] {
+            settings.set.extend(value.map(|value| (key.to_owned(), value)));
+        }
+        let config = settings.load()?;
         crate::telemetry::init(config.log.format, &config.log.level).map_err(Fault::new)?;
         super::runtime(config.server.threads)?.block_on(async {
             let app = App::build(&config).await.map_err(Fault::new)?;

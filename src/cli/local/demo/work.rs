@@ -96,7 +96,8 @@ pub(super) fn compare(most: usize, tell: &dyn Fn(Step<'_>), stop: &dyn Fn() -> b
         }
     }
     alike.sort_by_key(|(percent, ..)| std::cmp::Reverse(*percent));
-    let pairs = alike.iter().take(3).map(|(percent, a, b)| serde_json::json!({"a": a, "b": b, "percent": percent}));
+    let pairs =
+        alike.iter().take(3).map(|(percent, a, b)| serde_json::json!({"a": a, "b": b, "percent": percent}));
     Some(serde_json::json!({"words": all, "most_alike": pairs.collect::<Vec<_>>()}).to_string())
 }
 
