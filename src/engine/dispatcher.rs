@@ -257,9 +257,7 @@ impl Engine {
             Ok(permit) => permit,
             Err(_) => return Err(Error::Draining),
         };
-        // A new attempt begins with an empty text.
-        let text = record.job.attempt > 1;
-        let update = Update { from, record: record.clone(), text, attempt: row.clone() };
+        let update = Update { from, record: record.clone(), text: false, attempt: row.clone() };
         let engine = Arc::clone(self);
         permit.write(
             Write::Update(Box::new(update)),

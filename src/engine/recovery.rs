@@ -52,28 +52,24 @@ impl Engine {
             }),
         );
         match done.await.map_err(|_| Error::Draining)?? {
-            Outcome::Done => self.adopted(record, row).await,
+            Outcome::Done => {
+                self.adopted(record, row);
+                Ok(())
+            }
             Outcome::Lost => Err(Error::Internal(format!("job {} was changed by another hand", record.id))),
         }
     }
 
-    async fn adopted(self: &Arc<Self>, record: Record, row: AttemptRow) -> Result<(), Error> {
+    fn adopted(self: &Arc<Self>, record: Record, row: AttemptRow) {
         if !matches!(record.job.state, State::Running(_)) {
             tracing::info!(job = %record.id, state = %record.job.state_name(), "its attempt had not begun");
             self.waits(record, None);
-            return Ok(());
-        }
-        // With the text that the table has of it.
-        let stored = self.store.records(&[record.id], true).await?.into_iter().next();
-        let mut record = record;
-        if let Some(stored) = stored {
-            record.job.text = stored.job.text;
+            return;
         }
         tracing::info!(job = %record.id, attempt = record.job.attempt, "adopted");
         let slot = self.dispatcher.slot(&record.spec.target);
         let live = Live::new(record, row, slot);
         self.live.insert(&live);
         self.timers.arm(&live, &mut super::lock(&live.inner));
-        Ok(())
     }
 }

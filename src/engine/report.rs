@@ -40,7 +40,7 @@ impl Engine {
         let ended = report.end.is_some().then_some(Ended { sequence: report.sequence, hash });
         for _ in 0..LOOKS {
             match self.live.get(token.job).filter(|live| live.attempt == token.attempt) {
-                Some(live) => match self.report_to(&live, report.clone(), ended.clone()).await {
+                Some(live) => match self.report_to(&live, report.clone(), ended).await {
                     Err(Uncommitted::Refused(Refused::Final(_) | Refused::StaleAttempt(_))) => {}
                     Err(Uncommitted::Refused(Refused::NotCancelled)) => return Err(Error::NotCancelled),
                     Err(Uncommitted::Refused(refused)) => return Err(Error::Internal(refused.to_string())),

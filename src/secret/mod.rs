@@ -6,9 +6,8 @@
 //! the HMAC of `signature.rs`.
 
 mod root;
-mod seal;
+pub mod seal;
 mod token;
 
 pub use root::{Keyring, LoadError, Root, RootId, Use};
-pub use seal::{BadSeal, NONCE, open, seal};
 pub use token::{BadToken, ReportToken};

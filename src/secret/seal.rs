@@ -1,58 +1,83 @@
-//! What is stored sealed: XChaCha20-Poly1305 under a key of its own.
+//! Sealing: what is stored so that only a holder of the root key can read it.
 
 use super::root::{Root, Use};
 use chacha20poly1305::{
-    KeyInit as _, XChaCha20Poly1305, XNonce,
-    aead::{Aead as _, Payload},
+    XChaCha20Poly1305, XNonce,
+    aead::{Aead as _, KeyInit as _, Payload},
 };
 
-/// Bytes of a nonce; random ones never come twice.
-pub const NONCE: usize = 24;
+/// Random bytes that a sealed text begins with.
+const NONCE: usize = 24;
 
-/// Not sealed with this root, for this owner, or not as it was.
+/// What is sealed was changed, belongs to something else, or was sealed with
+/// another key; which of them cannot be known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("what is stored cannot be opened: another root key, or it was changed")]
+#[error("what is sealed does not open: it was changed, moved, or sealed with another root key")]
 pub struct BadSeal;
 
-fn cipher(root: &Root) -> XChaCha20Poly1305 {
-    XChaCha20Poly1305::new(&root.derive(Use::Seal, "").into())
-}
-
-/// Seals `plain` for the owner `about`: nonce, then text and tag.
+/// Seals `plain` with XChaCha20-Poly1305 under the root's key for [`Use::Seal`].
+///
+/// `about` says what it belongs to: it is not kept, but has to be given again
+/// to open, so that a sealed text cannot be moved to another owner. `nonce` is
+/// random and never used twice; at 192 bits chance sees to that. The result is
+/// the nonce, the cipher text and a tag of 16 bytes.
 pub fn seal(root: &Root, about: &[u8], plain: &[u8], nonce: [u8; NONCE]) -> Vec<u8> {
+    let cipher = XChaCha20Poly1305::new(&root.derive(Use::Seal, "").into());
     let payload = Payload { msg: plain, aad: about };
-    // Fails only for messages of more than 2^38 bytes.
-    let text = cipher(root).encrypt(&XNonce::from(nonce), payload).unwrap_or_default();
-    [&nonce[..], &text].concat()
+    // Fails only beyond 256 GiB.
+    let text = cipher.encrypt(&XNonce::from(nonce), payload).unwrap_or_default();
+    debug_assert!(text.len() > plain.len());
+    let mut sealed = Vec::with_capacity(NONCE + text.len());
+    sealed.extend(nonce);
+    sealed.extend(text);
+    sealed
 }
 
-/// Opens what was sealed for this owner.
+/// Opens what [`seal`] made.
 ///
 /// # Errors
-/// [`BadSeal`], whatever is wrong.
+/// [`BadSeal`] if `root`, `about` or any byte is another one.
 pub fn open(root: &Root, about: &[u8], sealed: &[u8]) -> Result<Vec<u8>, BadSeal> {
     let (nonce, text) = sealed.split_first_chunk::<NONCE>().ok_or(BadSeal)?;
-    let payload = Payload { msg: text, aad: about };
-    cipher(root).decrypt(&XNonce::from(*nonce), payload).map_err(|_| BadSeal)
+    let cipher = XChaCha20Poly1305::new(&root.derive(Use::Seal, "").into());
+    cipher.decrypt(&XNonce::from(*nonce), Payload { msg: text, aad: about }).map_err(|_| BadSeal)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const PLAIN: &[u8] = b"authorization: Bearer canary";
+
+    fn root(byte: u8) -> Root {
+        Root::from_bytes([byte; 32])
+    }
+
     #[test]
-    fn only_the_same_root_and_owner_open_what_was_not_changed() {
-        let (root, other) = (Root::from_bytes([1; 32]), Root::from_bytes([2; 32]));
-        let sealed = seal(&root, b"job", b"secret", [3; NONCE]);
-        assert!(!sealed.windows(6).any(|bytes| bytes == b"secret"));
-        assert_eq!(open(&root, b"job", &sealed).as_deref(), Ok(&b"secret"[..]));
-        assert_eq!(open(&other, b"job", &sealed), Err(BadSeal));
-        assert_eq!(open(&root, b"other", &sealed), Err(BadSeal));
-        for at in 0..sealed.len() {
-            let mut changed = sealed.clone();
-            changed[at] ^= 1;
-            assert_eq!(open(&root, b"job", &changed), Err(BadSeal), "byte {at}");
+    fn what_is_sealed_opens_again_and_shows_nothing() {
+        for plain in [PLAIN, b""] {
+            let sealed = seal(&root(1), b"job", plain, [7; NONCE]);
+            assert_eq!(sealed.len(), NONCE + plain.len() + 16);
+            assert!(plain.is_empty() || !sealed.windows(6).any(|part| part == b"canary"));
+            assert_eq!(open(&root(1), b"job", &sealed).as_deref(), Ok(plain));
         }
-        assert_eq!(open(&root, b"job", &sealed[..10]), Err(BadSeal));
+    }
+
+    #[test]
+    fn another_key_or_owner_opens_nothing() {
+        let sealed = seal(&root(1), b"job", PLAIN, [7; NONCE]);
+        assert_eq!(open(&root(2), b"job", &sealed), Err(BadSeal));
+        assert_eq!(open(&root(1), b"another job", &sealed), Err(BadSeal));
+    }
+
+    #[test]
+    fn a_change_of_any_byte_is_seen() {
+        let sealed = seal(&root(1), b"job", PLAIN, [7; NONCE]);
+        for i in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[i] ^= 1;
+            assert_eq!(open(&root(1), b"job", &changed), Err(BadSeal), "byte {i}");
+            assert_eq!(open(&root(1), b"job", &sealed[..i]), Err(BadSeal), "cut at {i}");
+        }
     }
 }

@@ -1,243 +1,275 @@
-//! Opening: one server a file, faults told in words.
+//! Opens a database: lock, file, connections, tables, root keys, writer; in this
+//! order, so that nothing is touched that another process uses.
 
-use super::{Options, entity::root_key};
-use crate::{clock::Clock, secret::Keyring};
+use super::{OpenError, Options, Shared, Store, entity::root_key, writer::Writer};
+use crate::{clock::Clock, secret::RootId, tasks::Tasks};
 use backjob_migrations::{Migrator, MigratorTrait as _};
 use sea_orm::{
-    ActiveValue::Set,
     ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DbBackend, DbErr, EntityTrait as _,
     Statement,
-    sea_query::OnConflict,
-    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
+    sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use std::{
-    fs::{File, TryLockError},
-    io::{self, Read},
+    collections::BTreeSet,
+    fs::{self, File, TryLockError},
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 /// Connections that read.
 const READERS: u32 = 4;
-/// The first bytes of an SQLite database.
-const MAGIC: &[u8] = b"SQLite format 3\0";
 
-/// Why a store cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Not a URL that we know.
-    #[error("database.url: {0:?} is not known; sqlite://PATH and sqlite::memory: are")]
-    BadUrl(String),
-    /// The file is something else.
-    #[error("{path} is not an SQLite database, or is damaged: {why}", path = .path.display())]
-    NotADatabase {
-        /// The file.
-        path: PathBuf,
-        /// What was found.
-        why: String,
-    },
-    /// The file or its folder cannot be written.
-    #[error("{path} cannot be written: {why}", path = .path.display())]
-    NotWritable {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        why: String,
-    },
-    /// Another server has it.
-    #[error(
-        "{path} is in use by another server: an SQLite database serves one at a time; stop the other one, or give this one a file of its own",
-        path = .path.display()
-    )]
-    InUse {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Made by a newer program.
-    #[error(
-        "the tables were made by a newer version of backjob ({0}): use that version, or a database of its own"
-    )]
-    NewerSchema(String),
-    /// Tables are not up to date, and may not be changed.
-    #[error("the tables are not up to date and database.migrate is off: run `backjob migrate` ({0} to do)")]
-    MustMigrate(usize),
-    /// A root key is not there.
-    #[error(
-        "the database holds what was sealed with the root key {0}, which is not among those given: add it"
-    )]
-    MissingRoot(String),
-    /// Something else.
-    #[error("the database cannot be opened: {0}")]
-    Other(#[from] DbErr),
-}
+/// What every SQLite database begins with.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
-/// An open database.
-pub(super) struct Opened {
-    pub(super) writer: DatabaseConnection,
-    pub(super) readers: DatabaseConnection,
-    pub(super) lock: Option<File>,
-}
+/// Where migrations are recorded.
+const MIGRATIONS: &str = "seaql_migrations";
 
-pub(super) async fn open(options: &Options, clock: &dyn Clock) -> Result<Opened, OpenError> {
-    let file = file_of(&options.url)?;
-    let lock = file.as_deref().map(guard).transpose()?;
-    let opened = connect(options, file.as_deref(), lock, clock).await;
-    opened.map_err(|error| match (error, file) {
-        (OpenError::Other(error), Some(path)) => told(error, path),
-        (error, _) => error,
-    })
-}
-
-/// The file of the database; none in memory.
-fn file_of(url: &str) -> Result<Option<PathBuf>, OpenError> {
-    // The whole URL could hold a password of another database.
-    let scheme = || OpenError::BadUrl(url.split_once(':').map_or("", |(scheme, _)| scheme).to_owned());
-    let rest = url.strip_prefix("sqlite:").ok_or_else(scheme)?;
-    let rest = rest.strip_prefix("//").unwrap_or(rest);
-    match rest {
-        ":memory:" => Ok(None),
-        "" => Err(scheme()),
-        path if path.contains('?') => Err(OpenError::BadUrl("sqlite with parameters".into())),
-        path => Ok(Some(PathBuf::from(path))),
-    }
-}
-
-/// Sees to it that the file is ours alone, and a database or nothing yet.
-fn guard(path: &Path) -> Result<File, OpenError> {
-    let not_writable =
-        |why: io::Error| OpenError::NotWritable { path: path.to_owned(), why: why.to_string() };
-    if path.is_dir() {
-        return Err(not_writable(io::Error::other("it is a folder")));
-    }
-    let mut lock_path = path.as_os_str().to_owned();
-    lock_path.push(".lock");
-    let open = |path: &Path| File::options().create(true).truncate(false).read(true).write(true).open(path);
-    let lock = open(Path::new(&lock_path)).map_err(not_writable)?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(error)) => return Err(not_writable(error)),
-    }
-    let mut file = open(path).map_err(not_writable)?;
-    let mut magic = Vec::new();
-    Read::by_ref(&mut file).take(MAGIC.len() as u64).read_to_end(&mut magic).map_err(not_writable)?;
-    if !magic.is_empty() && magic != MAGIC {
-        let why = "its first bytes are others".to_owned();
-        return Err(OpenError::NotADatabase { path: path.to_owned(), why });
-    }
-    Ok(lock)
-}
-
-/// SQLite's own codes, in words.
-fn told(error: DbErr, path: PathBuf) -> OpenError {
-    let why = error.to_string();
-    let has = |texts: &[&str]| texts.iter().any(|text| why.contains(text));
-    if has(&["file is not a database", "malformed"]) {
-        OpenError::NotADatabase { path, why }
-    } else if has(&["readonly", "unable to open", "disk is full", "disk I/O"]) {
-        OpenError::NotWritable { path, why }
-    } else if has(&["database is locked"]) {
-        OpenError::InUse { path }
-    } else {
-        OpenError::Other(error)
-    }
-}
-
-async fn connect(
-    options: &Options,
-    file: Option<&Path>,
-    lock: Option<File>,
-    clock: &dyn Clock,
-) -> Result<Opened, OpenError> {
-    let writer = Database::connect(connection(file, 1)).await?;
-    prepare(&writer, options, clock).await?;
-    let readers = match file {
-        // A database in memory is one connection.
-        None => writer.clone(),
-        Some(_) => Database::connect(connection(file, READERS)).await?,
+pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<Store, OpenError> {
+    let place = place(&options.url)?;
+    let (path, lock) = match place {
+        None => (PathBuf::from(":memory:"), None),
+        Some(path) => {
+            let path = resolve(path)?;
+            let lock = lock(&path)?;
+            check(&path)?;
+            (path, Some(lock))
+        }
     };
-    Ok(Opened { writer, readers, lock })
+    let file = lock.is_some().then_some(path.as_path());
+    let db = connect(file, false).await.map_err(|error| OpenError::from_db(&path, &error))?;
+    let (reader, root_known) = match prepare(&db, &path, file, &options).await {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            // Leaves no log behind; that this fails too adds nothing.
+            let _ = db.close().await;
+            return Err(error);
+        }
+    };
+
+    let (queue, receiver) = mpsc::channel(options.queue.max(1));
+    let (health, healthy) = watch::channel(true);
+    let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
+    let mut writer = Writer {
+        db,
+        queue: receiver,
+        batch: options.batch.max(1),
+        health,
+        closing: closing.clone(),
+        clock: Arc::clone(&clock),
+        root: options.keys.current().id(),
+        root_known,
+    };
+    let (ends, readers) = (closed.clone().drop_guard(), reader.clone());
+    tasks.spawn("store writer", async move {
+        // Dropped in the opposite order: who waits for the end finds no lock.
+        let _ends = ends;
+        let in_memory = lock.is_none();
+        let _lock = lock;
+        writer.run().await;
+        close(&writer.db, &readers, in_memory).await;
+    });
+    let shared = Shared {
+        reader,
+        queue,
+        health: healthy,
+        closing,
+        closed,
+        keys: options.keys,
+        node: options.node,
+        clock,
+    };
+    Ok(Store { shared: Arc::new(shared) })
 }
 
-fn connection(file: Option<&Path>, connections: u32) -> ConnectOptions {
+/// Brings the tables up to date; the connections that read, and whether the
+/// tables know the present root.
+async fn prepare(
+    db: &DatabaseConnection,
+    path: &Path,
+    file: Option<&Path>,
+    options: &Options,
+) -> Result<(DatabaseConnection, bool), OpenError> {
+    schema(db, path, options.migrate).await?;
+    let root_known = roots(db, path, options).await?;
+    let reader = match file {
+        Some(_) => connect(file, true).await.map_err(|error| OpenError::from_db(path, &error))?,
+        None => db.clone(),
+    };
+    Ok((reader, root_known))
+}
+
+/// The file that an address names; none for a database in memory.
+fn place(url: &str) -> Result<Option<&Path>, OpenError> {
+    let bad = |reason| OpenError::BadUrl { url: url.to_owned(), reason };
+    let rest = url.strip_prefix("sqlite:").ok_or_else(|| bad("only SQLite is known"))?;
+    let path = rest.strip_prefix("//").unwrap_or(rest);
+    match path {
+        ":memory:" => Ok(None),
+        "" => Err(bad("it names no file")),
+        _ if path.contains('?') => Err(bad("parameters are not known")),
+        _ => Ok(Some(Path::new(path))),
+    }
+}
+
+/// The one name of a file, so that two names of it share a lock.
+fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
+    match path.canonicalize() {
+        Ok(path) => Ok(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let name = path.file_name().ok_or_else(|| OpenError::from_io(path, &error))?;
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new(".")).canonicalize();
+            folder.map(|folder| folder.join(name)).map_err(|error| OpenError::from_io(path, &error))
+        }
+        Err(error) => Err(OpenError::from_io(path, &error)),
+    }
+}
+
+/// Locks the file beside the database until it is dropped. The file stays: to
+/// remove it would let two processes hold locks on files of the same name.
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let mut file = private(&mut options).open(&name).map_err(|error| OpenError::from_io(&name, &error))?;
+    match file.try_lock() {
+        Ok(()) => {
+            // For the message of the next one alone: it may fail.
+            let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            let _ = file.read_to_string(&mut pid);
+            Err(OpenError::InUse { path: path.to_owned(), pid: pid.trim().parse().ok() })
+        }
+        Err(TryLockError::Error(error)) => Err(OpenError::from_io(&name, &error)),
+    }
+}
+
+/// Makes the file if it is not there, and looks at how it begins.
+fn check(path: &Path) -> Result<(), OpenError> {
+    let io = |error| OpenError::from_io(path, &error);
+    let mut options = fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let file = private(&mut options).open(path).map_err(io)?;
+    let mut head = Vec::with_capacity(MAGIC.len());
+    file.take(MAGIC.len() as u64).read_to_end(&mut head).map_err(io)?;
+    if head.is_empty() || head == MAGIC {
+        return Ok(());
+    }
+    let reason = "the file begins with something else".into();
+    Err(OpenError::NotADatabase { path: path.to_owned(), reason })
+}
+
+/// What is made is for its owner alone: texts are stored in clear.
+fn private(options: &mut fs::OpenOptions) -> &mut fs::OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
+}
+
+async fn connect(file: Option<&Path>, reads: bool) -> Result<DatabaseConnection, DbErr> {
     let mut options = ConnectOptions::new("sqlite::memory:");
+    let connections = if reads { READERS } else { 1 };
     options
         .max_connections(connections)
         .min_connections(1)
-        .acquire_timeout(Duration::from_secs(30))
-        // A database in memory lives as long as its one connection.
+        // A database in memory is gone with its connection.
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
-        .sqlx_logging(false);
+        .sqlx_logging(false)
+        .record_stmt_in_spans(false);
     let file = file.map(Path::to_owned);
-    options.map_sqlx_sqlite_opts(move |sqlite| {
-        let sqlite = match &file {
-            None => sqlite,
-            Some(file) => sqlite
-                .in_memory(false)
-                .shared_cache(false)
-                .filename(file)
-                .create_if_missing(true)
-                .journal_mode(SqliteJournalMode::Wal)
-                .synchronous(SqliteSynchronous::Full),
-        };
-        sqlite
-            .busy_timeout(Duration::from_secs(10))
+    options.map_sqlx_sqlite_opts(move |options: SqliteConnectOptions| {
+        let options = options
             .foreign_keys(false)
+            .busy_timeout(Duration::from_secs(5))
+            .synchronous(SqliteSynchronous::Full)
             .statement_cache_capacity(256)
+            // What an update returns fits, so that SQLite's thread need not wait for ours.
             .row_buffer_size(2_048)
-            .pragma("temp_store", "memory")
-    });
-    options
-}
-
-/// Brings the tables up to date and checks the root keys.
-async fn prepare(writer: &DatabaseConnection, options: &Options, clock: &dyn Clock) -> Result<(), OpenError> {
-    // Reading is what finds a damaged header.
-    writer.query_all_raw(Statement::from_string(DbBackend::Sqlite, "PRAGMA schema_version")).await?;
-    newer(writer).await?;
-    let pending = Migrator::get_pending_migrations_read_only(writer).await?.len();
-    if pending > 0 {
-        if !options.migrate {
-            return Err(OpenError::MustMigrate(pending));
+            .pragma("temp_store", "memory");
+        let Some(file) = &file else { return options };
+        let options = options.in_memory(false).shared_cache(false).filename(file);
+        if reads {
+            options.read_only(true)
+        } else {
+            options.journal_mode(SqliteJournalMode::Wal).pragma("cache_size", "-32768")
         }
-        Migrator::up(writer, None).await?;
-    }
-    roots(writer, &options.keys, clock.wall()).await
+    });
+    Database::connect(options).await
 }
 
-/// Refuses tables that know of migrations which we do not.
-async fn newer(writer: &DatabaseConnection) -> Result<(), OpenError> {
-    let sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'seaql_migrations'";
-    if writer.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await?.is_empty() {
+/// Compares the tables with this program's, and makes what lacks.
+async fn schema(db: &DatabaseConnection, path: &Path, migrate: bool) -> Result<(), OpenError> {
+    let fails = |error: DbErr| OpenError::from_db(path, &error);
+    let tables = texts(db, "SELECT name FROM sqlite_master WHERE type = 'table'").await.map_err(fails)?;
+    let applied = if tables.contains(MIGRATIONS) {
+        texts(db, &format!("SELECT version FROM {MIGRATIONS}")).await.map_err(fails)?
+    } else if tables.is_empty() {
+        BTreeSet::new()
+    } else {
+        let reason = "it holds tables of another program".into();
+        return Err(OpenError::NotADatabase { path: path.to_owned(), reason });
+    };
+    let known: BTreeSet<String> =
+        Migrator::migrations().iter().map(|migration| migration.name().to_owned()).collect();
+    let unknown: Vec<String> = applied.difference(&known).cloned().collect();
+    if !unknown.is_empty() {
+        return Err(OpenError::NewerSchema { path: path.to_owned(), unknown });
+    }
+    let pending: Vec<String> = known.difference(&applied).cloned().collect();
+    if pending.is_empty() {
         return Ok(());
     }
-    let known: Vec<String> = Migrator::get_migration_files().iter().map(|m| m.name().to_owned()).collect();
-    let sql = "SELECT version FROM seaql_migrations ORDER BY version";
-    for row in writer.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await? {
-        let version: String = row.try_get("", "version")?;
-        if !known.contains(&version) {
-            return Err(OpenError::NewerSchema(version));
-        }
+    if !migrate {
+        return Err(OpenError::MustMigrate { path: path.to_owned(), pending });
     }
-    Ok(())
+    Migrator::up(db, None).await.map_err(fails)
 }
 
-/// Every root in use must be known; the current one is in use from now on.
-async fn roots(writer: &DatabaseConnection, keys: &Keyring, now: i64) -> Result<(), OpenError> {
-    for root in root_key::Entity::find().all(writer).await? {
-        let known = root.id.as_slice().try_into().ok().and_then(|id| keys.find(id));
-        if known.is_none() {
-            let id = root.id.iter().map(|byte| format!("{byte:02x}")).collect();
-            return Err(OpenError::MissingRoot(id));
+async fn texts(db: &DatabaseConnection, sql: &str) -> Result<BTreeSet<String>, DbErr> {
+    let rows = db.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await?;
+    rows.iter().map(|row| row.try_get_by_index(0)).collect()
+}
+
+/// Every root that something was sealed with must be given; whether the present
+/// one is among them.
+async fn roots(db: &DatabaseConnection, path: &Path, options: &Options) -> Result<bool, OpenError> {
+    let rows = root_key::Entity::find().all(db).await.map_err(|error| OpenError::from_db(path, &error))?;
+    let mut known = false;
+    for row in rows {
+        let id = RootId::try_from(row.id).map_err(|_| OpenError::Other {
+            path: path.to_owned(),
+            reason: "an id in root_key is not 8 bytes long".into(),
+        })?;
+        if options.keys.find(id).is_none() {
+            return Err(OpenError::MissingRoot { path: path.to_owned(), id });
         }
+        known |= id == options.keys.current().id();
     }
-    let current = root_key::ActiveModel { id: Set(keys.current().id().to_vec()), first_used_at: Set(now) };
-    root_key::Entity::insert(current)
-        .on_conflict(OnConflict::column(root_key::Column::Id).do_nothing().to_owned())
-        .exec_without_returning(writer)
-        .await
-        .map(drop)
-        .or_else(|error| if error == DbErr::RecordNotInserted { Ok(()) } else { Err(error.into()) })
+    Ok(known)
+}
+
+async fn close(db: &DatabaseConnection, readers: &DatabaseConnection, in_memory: bool) {
+    // Readers would keep parts of the log.
+    if !in_memory {
+        let _ = readers.close_by_ref().await;
+    }
+    if let Err(error) = db.execute_unprepared("PRAGMA wal_checkpoint(TRUNCATE)").await {
+        // Nothing is lost: the log is read when the database is opened again.
+        tracing::warn!(%error, "the log was not moved into the database");
+    }
+    if let Err(error) = db.close_by_ref().await {
+        tracing::warn!(%error, "the database was not closed");
+    }
 }

@@ -1,266 +1,209 @@
-//! Reading.
+//! What the engine reads.
 
 use super::{
-    AttemptRow, Ended, Error, List, Store,
-    entity::{attempt, job, job_label, job_request, job_text},
-    rows,
+    Error, Store,
+    entity::{attempt, job, job_request},
+    list::live,
+    payload, row,
+    select::{self, col},
+    write::{AttemptRow, Ended},
 };
-use crate::{
-    job::{JobId, Payload, Record, StateName},
-    secret,
-};
+use crate::job::{JobId, Payload, Record, StateName};
+use crate::secret::{RootId, seal};
 use sea_orm::{
-    ColumnTrait as _, Condition, EntityTrait as _, Order, PaginatorTrait as _, QueryFilter as _,
-    QueryOrder as _, QuerySelect as _, Select,
-    sea_query::{Expr, ExprTrait as _, Query},
+    ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _,
+    sea_query::{Expr, ExprTrait as _, Func, Order, Query, SelectStatement},
 };
-use std::collections::HashMap;
 
-/// Ids in one statement, at most.
-const IDS: usize = 500;
+/// Ids in one statement.
+const CHUNK: usize = 500;
 
-fn bytes(ids: &[JobId]) -> Vec<Vec<u8>> {
-    ids.iter().map(|id| id.to_bytes().to_vec()).collect()
+/// In this state, said in the text: only so an index with a condition is used.
+fn is(state: StateName) -> Expr {
+    Expr::cust(format!(r#""job"."state" = {}"#, state.number()))
 }
 
-fn state(name: StateName) -> i64 {
-    name.number().into()
+fn earliest(column: job::Column) -> SelectStatement {
+    let mut select = Query::select();
+    select.expr_as(Func::min(col(column)), "earliest").from(job::Entity);
+    select
+}
+
+pub(super) fn due(now: i64) -> SelectStatement {
+    let mut select = select::records(false);
+    select
+        .and_where(is(StateName::Scheduled))
+        .and_where(col(job::Column::ScheduledAt).lte(now))
+        .order_by((job::Entity, job::Column::ScheduledAt), Order::Asc)
+        .order_by((job::Entity, job::Column::Id), Order::Asc);
+    select
+}
+
+pub(super) fn next_due() -> SelectStatement {
+    let mut select = earliest(job::Column::ScheduledAt);
+    select.and_where(is(StateName::Scheduled));
+    select
+}
+
+pub(super) fn claimable(target: &str, except: &[JobId]) -> SelectStatement {
+    let mut select = select::records(false);
+    select
+        .and_where(live())
+        .and_where(col(job::Column::State).eq(i64::from(StateName::Queued.number())))
+        .and_where(col(job::Column::Target).eq(target))
+        .order_by((job::Entity, job::Column::Priority), Order::Desc)
+        .order_by((job::Entity, job::Column::ScheduledAt), Order::Asc)
+        .order_by((job::Entity, job::Column::Id), Order::Asc);
+    if !except.is_empty() {
+        select.and_where(col(job::Column::Id).is_not_in(except.iter().map(|id| id.to_bytes().to_vec())));
+    }
+    select
+}
+
+pub(super) fn overdue(now: i64) -> SelectStatement {
+    let mut select = select::records(false);
+    select
+        .and_where(col(job::Column::GiveUpAt).lte(now))
+        .order_by((job::Entity, job::Column::GiveUpAt), Order::Asc)
+        .order_by((job::Entity, job::Column::Id), Order::Asc);
+    select
+}
+
+pub(super) fn next_give_up() -> SelectStatement {
+    let mut select = earliest(job::Column::GiveUpAt);
+    select.and_where(col(job::Column::GiveUpAt).is_not_null());
+    select
+}
+
+pub(super) fn running() -> SelectStatement {
+    let mut select = select::records(true);
+    select.and_where(live()).and_where(col(job::Column::State).eq(i64::from(StateName::Running.number())));
+    select
 }
 
 impl Store {
-    /// Those of the jobs that exist, in no order; text and output if asked for.
+    /// Those of these jobs that exist, in no order.
     ///
     /// # Errors
-    /// [`Error`].
+    /// [`Error::Unavailable`], or [`Error::Corrupt`] if one of them is.
     pub async fn records(&self, ids: &[JobId], text: bool) -> Result<Vec<Record>, Error> {
-        let mut records = Vec::with_capacity(ids.len());
-        for ids in ids.chunks(IDS) {
-            let found =
-                job::Entity::find().filter(job::Column::Id.is_in(bytes(ids))).all(&self.readers).await?;
-            records.extend(self.complete(found, text).await?);
+        let mut found = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(CHUNK) {
+            let mut select = select::records(text);
+            select.and_where(col(job::Column::Id).is_in(ids.iter().map(|id| id.to_bytes().to_vec())));
+            found.extend(select::fetch(self.reader(), &select, text, None).await?);
         }
-        Ok(records)
+        Ok(found)
     }
 
-    /// Jobs that match, newest first.
+    /// SCHEDULED jobs whose time has come, the earliest first.
     ///
     /// # Errors
-    /// [`Error`].
-    pub async fn list(&self, list: &List) -> Result<Vec<Record>, Error> {
-        let mut all = Condition::all();
-        if let Some(ids) = &list.ids {
-            all = all.add(job::Column::Id.is_in(bytes(ids)));
-        }
-        if !list.states.is_empty() {
-            all = all.add(job::Column::State.is_in(list.states.iter().copied().map(state)));
-        }
-        for (name, value) in &list.labels {
-            let labelled = Query::select()
-                .column(job_label::Column::JobId)
-                .from(job_label::Entity)
-                .and_where(job_label::Column::Name.eq(name.as_str()))
-                .and_where(job_label::Column::Value.eq(value.as_str()))
-                .to_owned();
-            all = all.add(job::Column::Id.in_subquery(labelled));
-        }
-        if let Some(prefix) = &list.route_prefix {
-            // GLOB and LIKE fold or escape; a comparison of the first bytes does not.
-            let length = i64::try_from(prefix.chars().count()).unwrap_or(i64::MAX);
-            let route = Expr::col((job::Entity, job::Column::Route));
-            let begins = sea_orm::sea_query::Func::cust("substr").arg(route).arg(1).arg(length);
-            all = all.add(Expr::expr(begins).eq(prefix.as_str()));
-        }
-        if let Some(target) = &list.target {
-            all = all.add(job::Column::Target.eq(target.as_str()));
-        }
-        if let Some(created_by) = &list.created_by {
-            all = all.add(job::Column::CreatedBy.eq(created_by.as_str()));
-        }
-        if let Some(at) = list.created_after {
-            all = all.add(job::Column::CreatedAt.gte(at));
-        }
-        if let Some(at) = list.created_before {
-            all = all.add(job::Column::CreatedAt.lt(at));
-        }
-        if let Some((at, id)) = list.before {
-            let earlier = Condition::all()
-                .add(job::Column::CreatedAt.eq(at))
-                .add(job::Column::Id.lt(id.to_bytes().to_vec()));
-            // The first bound is what the index is searched by.
-            all = all
-                .add(job::Column::CreatedAt.lte(at))
-                .add(Condition::any().add(job::Column::CreatedAt.lt(at)).add(earlier));
-        }
-        let found = job::Entity::find()
-            .filter(all)
-            .order_by(job::Column::CreatedAt, Order::Desc)
-            .order_by(job::Column::Id, Order::Desc)
-            .limit(list.limit)
-            .all(&self.readers)
-            .await?;
-        self.complete(found, list.text).await
-    }
-
-    /// Jobs whose time has come, the earliest first.
-    ///
-    /// # Errors
-    /// [`Error`].
+    /// [`Error::Unavailable`], or [`Error::Corrupt`] if one of them is.
     pub async fn due(&self, now: i64, limit: u64) -> Result<Vec<Record>, Error> {
-        let found = scheduled().filter(job::Column::ScheduledAt.lte(now));
-        let found = found.order_by_asc(job::Column::ScheduledAt).limit(limit).all(&self.readers).await?;
-        self.complete(found, false).await
+        select::fetch(self.reader(), &due(now), false, Some(limit)).await
     }
 
-    /// When the next job is due, UTC milliseconds.
+    /// How many jobs wait: SCHEDULED or QUEUED.
     ///
     /// # Errors
-    /// [`Error`].
-    pub async fn next_due(&self) -> Result<Option<i64>, Error> {
-        let first = scheduled().order_by_asc(job::Column::ScheduledAt).limit(1).all(&self.readers).await?;
-        Ok(first.first().map(|row| row.scheduled_at))
-    }
-
-    /// Queued jobs of a target but `except`: the urgent first, then the earliest.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn claimable(&self, target: &str, limit: u64, except: &[JobId]) -> Result<Vec<Record>, Error> {
-        let found = job::Entity::find()
-            .filter(job::Column::State.eq(state(StateName::Queued)))
-            .filter(job::Column::Target.eq(target))
-            .order_by_desc(job::Column::Priority)
-            .order_by_asc(job::Column::ScheduledAt)
-            .order_by_asc(job::Column::Id)
-            .limit(limit.saturating_add(except.len() as u64))
-            .all(&self.readers)
-            .await?;
-        let except: std::collections::HashSet<Vec<u8>> = bytes(except).into_iter().collect();
-        let found = found.into_iter().filter(|row| !except.contains(&row.id));
-        let most = usize::try_from(limit).unwrap_or(usize::MAX);
-        self.complete(found.take(most).collect(), false).await
-    }
-
-    /// Waiting jobs that are to be given up.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn overdue(&self, now: i64, limit: u64) -> Result<Vec<Record>, Error> {
-        let found = job::Entity::find().filter(job::Column::GiveUpAt.lte(now));
-        let found = found.order_by_asc(job::Column::GiveUpAt).limit(limit).all(&self.readers).await?;
-        self.complete(found, false).await
-    }
-
-    /// When the next waiting job is to be given up, UTC milliseconds.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn next_give_up(&self) -> Result<Option<i64>, Error> {
-        let first = job::Entity::find().filter(job::Column::GiveUpAt.is_not_null());
-        let first = first.order_by_asc(job::Column::GiveUpAt).limit(1).all(&self.readers).await?;
-        Ok(first.first().and_then(|row| row.give_up_at))
-    }
-
-    /// How many jobs wait.
-    ///
-    /// # Errors
-    /// [`Error`].
+    /// [`Error::Unavailable`].
     pub async fn waiting(&self) -> Result<u64, Error> {
-        let waiting = [state(StateName::Scheduled), state(StateName::Queued)];
-        Ok(job::Entity::find().filter(job::Column::State.is_in(waiting)).count(&self.readers).await?)
+        let mut select = Query::select();
+        let waiting = [StateName::Scheduled, StateName::Queued].map(|state| i64::from(state.number()));
+        select
+            .expr_as(col(job::Column::Id).count(), "waiting")
+            .from(job::Entity)
+            .and_where(live())
+            .and_where(col(job::Column::State).is_in(waiting));
+        Ok(self.number(&select).await?.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
     }
 
-    /// What runs, as the tables know it.
+    /// When the next SCHEDULED job is due.
     ///
     /// # Errors
-    /// [`Error`].
+    /// [`Error::Unavailable`].
+    pub async fn next_due(&self) -> Result<Option<i64>, Error> {
+        self.number(&next_due()).await
+    }
+
+    /// QUEUED jobs of a target, the most urgent first: by priority, then by when
+    /// they were due, then by id. Those in `except` are passed over.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], or [`Error::Corrupt`] if one of them is.
+    pub async fn claimable(&self, target: &str, limit: u64, except: &[JobId]) -> Result<Vec<Record>, Error> {
+        let select = claimable(target, except);
+        select::fetch(self.reader(), &select, false, Some(limit)).await
+    }
+
+    /// Waiting jobs whose time is over, the earliest first.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], or [`Error::Corrupt`] if one of them is.
+    pub async fn overdue(&self, now: i64, limit: u64) -> Result<Vec<Record>, Error> {
+        select::fetch(self.reader(), &overdue(now), false, Some(limit)).await
+    }
+
+    /// When the time of the next waiting job is over.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn next_give_up(&self) -> Result<Option<i64>, Error> {
+        self.number(&next_give_up()).await
+    }
+
+    /// Jobs that were left RUNNING, in no order.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], or [`Error::Corrupt`] if one of them is.
     pub async fn running(&self) -> Result<Vec<Record>, Error> {
-        let found = job::Entity::find().filter(job::Column::State.eq(state(StateName::Running)));
-        self.complete(found.all(&self.readers).await?, false).await
+        select::fetch(self.reader(), &running(), true, None).await
     }
 
-    /// What was sealed of a request.
+    /// What is sealed of a job; None if there is no such job.
     ///
     /// # Errors
-    /// [`Error`]; corrupt if it cannot be opened.
+    /// [`Error::Unavailable`], or [`Error::Corrupt`] if it does not open.
     pub async fn payload(&self, id: JobId) -> Result<Option<Payload>, Error> {
-        let found = job_request::Entity::find().filter(job_request::Column::JobId.eq(id.to_bytes().to_vec()));
-        let Some(row) = found.all(&self.readers).await?.into_iter().next() else { return Ok(None) };
-        let Some(sealed) = row.sealed else { return Ok(None) };
-        let root = row.root_id.and_then(|root| root.try_into().ok()).and_then(|root| self.keys.find(root));
-        let root =
-            root.ok_or_else(|| Error::Corrupt("job_request.root_id: a root key that is not known".into()))?;
-        let plain = secret::open(root, &id.to_bytes(), &sealed);
-        let plain = plain.map_err(|error| Error::Corrupt(format!("job_request.sealed: {error}")))?;
-        rows::unpack(&plain).map(Some)
+        let found = job_request::Entity::find_by_id(id.to_bytes().to_vec()).all(self.reader()).await?;
+        let Some(row) = found.into_iter().next() else { return Ok(None) };
+        let root = RootId::try_from(row.root_id).ok().and_then(|root| self.keys().find(root));
+        let root = root.ok_or_else(|| Error::corrupt(id, "sealed with a root key that is not given"))?;
+        let plain =
+            seal::open(root, &id.to_bytes(), &row.sealed).map_err(|error| Error::corrupt(id, error))?;
+        payload::decode(&plain).map(Some).ok_or_else(|| Error::corrupt(id, "its payload is malformed"))
     }
 
-    /// The report that ended an attempt, if one did.
+    /// The report that ended an attempt; None if none did.
     ///
     /// # Errors
-    /// [`Error`].
+    /// [`Error::Unavailable`], or [`Error::Corrupt`].
     pub async fn ended_by(&self, id: JobId, attempt: u32) -> Result<Option<Ended>, Error> {
-        let row = self.attempts(id).await?.into_iter().find(|row| row.attempt == attempt);
+        let key = (id.to_bytes().to_vec(), i64::from(attempt));
+        let found = attempt::Entity::find_by_id(key).all(self.reader()).await?;
+        let row = found.into_iter().next().map(row::attempt_row).transpose()?;
         Ok(row.and_then(|row| row.ended_by))
     }
 
-    /// The history of a job's attempts, oldest first.
+    /// The attempts of a job, the first one first.
     ///
     /// # Errors
-    /// [`Error`].
+    /// [`Error::Unavailable`], or [`Error::Corrupt`].
     pub async fn attempts(&self, id: JobId) -> Result<Vec<AttemptRow>, Error> {
         let found = attempt::Entity::find()
             .filter(attempt::Column::JobId.eq(id.to_bytes().to_vec()))
             .order_by_asc(attempt::Column::Attempt)
-            .all(&self.readers)
+            .all(self.reader())
             .await?;
-        found.into_iter().map(rows::read_attempt).collect()
+        found.into_iter().map(row::attempt_row).collect()
     }
 
-    /// Adds what stands in the other tables.
-    async fn complete(&self, found: Vec<job::Model>, text: bool) -> Result<Vec<Record>, Error> {
-        let mut records = Vec::with_capacity(found.len());
-        let mut found = found.into_iter().peekable();
-        while found.peek().is_some() {
-            let jobs: Vec<job::Model> = found.by_ref().take(IDS).collect();
-            let ids: Vec<Vec<u8>> = jobs.iter().map(|row| row.id.clone()).collect();
-            let requests = job_request::Entity::find()
-                .filter(job_request::Column::JobId.is_in(ids.clone()))
-                .all(&self.readers)
-                .await?;
-            let mut requests: HashMap<_, _> =
-                requests.into_iter().map(|row| (row.job_id.clone(), row)).collect();
-            let texts = if text {
-                let texts = job_text::Entity::find().filter(job_text::Column::JobId.is_in(ids));
-                texts.all(&self.readers).await?
-            } else {
-                Vec::new()
-            };
-            let mut texts: HashMap<_, _> = texts.into_iter().map(|row| (row.job_id.clone(), row)).collect();
-            let runs = self.runs(&jobs).await?;
-            for row in jobs {
-                // Deleted between the two reads: it is gone.
-                let Some(request) = requests.remove(&row.id) else { continue };
-                let text = texts.remove(&row.id);
-                let run = runs.get(&(row.id.clone(), row.attempt));
-                records.push(rows::record(row, request, text, run)?);
-            }
+    async fn number(&self, select: &SelectStatement) -> Result<Option<i64>, Error> {
+        let found = select::run(self.reader(), select, None).await?;
+        match found.first() {
+            Some(row) => Ok(row.try_get_by_index(0)?),
+            None => Ok(None),
         }
-        Ok(records)
     }
-
-    /// The attempts of those that run.
-    async fn runs(&self, jobs: &[job::Model]) -> Result<HashMap<(Vec<u8>, i64), attempt::Model>, Error> {
-        let running = jobs.iter().filter(|row| row.state == state(StateName::Running));
-        let ids: Vec<Vec<u8>> = running.map(|row| row.id.clone()).collect();
-        if ids.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let rows =
-            attempt::Entity::find().filter(attempt::Column::JobId.is_in(ids)).all(&self.readers).await?;
-        Ok(rows.into_iter().map(|row| ((row.job_id.clone(), row.attempt), row)).collect())
-    }
-}
-
-fn scheduled() -> Select<job::Entity> {
-    job::Entity::find().filter(job::Column::State.eq(state(StateName::Scheduled)))
 }

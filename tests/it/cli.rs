@@ -140,6 +140,7 @@ async fn a_watch_comes_back_by_itself_after_a_restart() {
     let address = free.local_addr().expect("an address");
     drop(free);
     let setup = Setup::new(application.address).with("server.listen", &address.to_string());
+    let setup = setup.with("jobs.flush_interval", "20ms");
     let server = Process::start(&setup).await;
     let job = server.start(start("/a")).await;
     let mut hit = application.hit().await;
@@ -147,6 +148,7 @@ async fn a_watch_comes_back_by_itself_after_a_restart() {
     let mut seen = BufReader::new(watching.stdout.take().expect("a pipe")).lines();
     soon("the first frame", seen.next_line()).await.expect("text").expect("a line");
     server.report(&hit.token(), progress(33)).await.expect("taken");
+    stored(&setup, |progress| progress == 33).await;
     server.kill().await;
     let server = Process::start(&setup).await;
     server.report(&hit.token(), finish()).await.expect("the job was adopted");

@@ -483,7 +483,6 @@ pub async fn poll<T, F: Future<Output = Result<T, String>>>(what: &str, ask: imp
 pub struct Process {
     child: tokio::process::Child,
     clients: Clients,
-    pub address: SocketAddr,
 }
 
 impl std::ops::Deref for Process {
@@ -512,7 +511,7 @@ impl Process {
         let address = address.await;
         // Nobody reads on, and the pipe must not fill.
         spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { child, clients: Clients::new(address), address }
+        Self { child, clients: Clients::new(address) }
     }
 
     /// kill -9.
@@ -527,4 +526,20 @@ impl Process {
         assert!(told.success());
         soon("the end", self.child.wait()).await.expect("waited")
     }
+}
+
+/// Waits until the table has a job whose progress is as wanted.
+pub async fn stored(setup: &Setup, wanted: impl Fn(i64) -> bool + Copy) {
+    use sea_orm::{ConnectionTrait as _, Database, DbBackend, Statement};
+    let url = format!("sqlite://{}?mode=ro", setup.file("backjob.db").display());
+    let reader = Database::connect(url).await.expect("a reader");
+    poll("the flush", async || {
+        let sql =
+            "SELECT progress FROM job JOIN attempt ON attempt.job_id = job.id WHERE sent_at IS NOT NULL";
+        let rows = reader.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await;
+        let rows = rows.map_err(|error| error.to_string())?;
+        let found: Vec<i64> = rows.iter().filter_map(|row| row.try_get("", "progress").ok()).collect();
+        if found.iter().copied().any(wanted) { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
 }

@@ -48,7 +48,7 @@ async fn a_second_server_on_the_same_file_is_told_so() {
     let (server, _application) = pair().await;
     let error = refused(&server.setup).await;
     assert!(matches!(error, app::Error::Store(OpenError::InUse { .. })), "{error}");
-    assert!(error.to_string().contains("in use by another server"), "{error}");
+    assert!(error.to_string().contains("in use by another backjob"), "{error}");
     let setup = server.shut_down().await;
     setup.start().await;
 }
@@ -64,26 +64,28 @@ async fn tables_of_a_newer_version_are_refused() {
     database.execute_unprepared(newer).await.expect("written");
     database.close().await.expect("closed");
     let error = refused(&setup).await;
-    assert!(matches!(error, app::Error::Store(OpenError::NewerSchema(_))), "{error}");
+    assert!(matches!(error, app::Error::Store(OpenError::NewerSchema { .. })), "{error}");
 }
 
 #[tokio::test]
 async fn a_database_whose_key_is_gone_is_refused() {
-    let (server, _application) = pair().await;
+    let (server, application) = pair().await;
+    server.start(start("/a")).await;
+    application.hit().await.ok();
     let setup = server.shut_down().await;
     fs::remove_file(setup.file("backjob.key")).expect("removed");
     let error = refused(&setup).await;
     assert!(matches!(error, app::Error::KeyGone { .. }), "{error}");
     backjob::secret::Keyring::create(&setup.file("backjob.key")).expect("another");
     let error = refused(&setup).await;
-    assert!(matches!(error, app::Error::Store(OpenError::MissingRoot(_))), "{error}");
+    assert!(matches!(error, app::Error::Store(OpenError::MissingRoot { .. })), "{error}");
 }
 
 #[tokio::test]
 async fn tables_that_may_not_be_made_are_asked_for() {
     let setup = setup().with("database.migrate", "false");
     let error = refused(&setup).await;
-    assert!(matches!(error, app::Error::Store(OpenError::MustMigrate(_))), "{error}");
+    assert!(matches!(error, app::Error::Store(OpenError::MustMigrate { .. })), "{error}");
     let setup = setup.with("database.migrate", "true");
     let output = setup.command("migrate").output().await.expect("the program");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

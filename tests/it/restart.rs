@@ -57,22 +57,6 @@ async fn jobs_in_every_state_go_on_after_kill_9() {
     assert!(server.terminate().await.success(), "SIGTERM ends it in order");
 }
 
-/// Waits until the table has a job whose progress is as wanted.
-async fn stored(setup: &Setup, wanted: impl Fn(i64) -> bool + Copy) {
-    use sea_orm::{ConnectionTrait as _, Database, DbBackend, Statement};
-    let url = format!("sqlite://{}?mode=ro", setup.file("backjob.db").display());
-    let reader = Database::connect(url).await.expect("a reader");
-    poll("the flush", async || {
-        let sql =
-            "SELECT progress FROM job JOIN attempt ON attempt.job_id = job.id WHERE sent_at IS NOT NULL";
-        let rows = reader.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await;
-        let rows = rows.map_err(|error| error.to_string())?;
-        let found: Vec<i64> = rows.iter().filter_map(|row| row.try_get("", "progress").ok()).collect();
-        if found.iter().copied().any(wanted) { Ok(()) } else { Err(format!("{found:?}")) }
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn a_job_that_was_claimed_and_never_sent_runs_after_kill_9() {
     // A target whose queue of connections is full: nothing ever gets through.

@@ -1,8 +1,8 @@
-//! The history of triggerings.
+//! One attempt of a job.
 
 use sea_orm::entity::prelude::*;
 
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "attempt")]
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
@@ -19,6 +19,7 @@ pub struct Model {
     pub failure_message: Option<String>,
     pub last_sequence: i64,
     pub end_sequence: Option<i64>,
+    /// Hash of the report that ended it; NULL if none did.
     pub end_hash: Option<Vec<u8>>,
 }
 

@@ -1,5 +1,9 @@
-//! The tables, one entity a file. Times are UTC milliseconds, ids 16 bytes,
-//! truth values 0 and 1.
+//! The tables, one entity a file, as `migrations/` makes them; a test compares
+//! the two column by column.
+//!
+//! Ids and hashes are bytes, times UTC milliseconds, flags 0 or 1, numbers
+//! without a sign are stored bit by bit in signed ones. `start_key` and `node`
+//! get theirs with what uses them.
 
 pub(super) mod attempt;
 pub(super) mod job;

@@ -1,8 +1,8 @@
-//! Ids of the root keys that something stored needs.
+//! A root key that something here was sealed with: its id alone.
 
 use sea_orm::entity::prelude::*;
 
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
 #[sea_orm(table_name = "root_key")]
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]

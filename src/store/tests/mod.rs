@@ -1,0 +1,195 @@
+//! The store's promises, each held on a file and in memory.
+
+mod list;
+mod opening;
+mod reading;
+mod schema;
+mod writing;
+
+use super::{AttemptRow, Error, New, Options, Outcome, Store, Update, Write};
+use crate::clock::Clock;
+use crate::job::transition::{Progress, Report, TextChange};
+use crate::job::{Event, Job, JobId, Now, Payload, Record, Revision, Rules, Signal, Spec};
+use crate::secret::Keyring;
+use crate::tasks::Tasks;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+use tokio::sync::oneshot;
+
+/// When these tests happen.
+const NOW: i64 = 1_700_000_000_000;
+
+struct StillClock;
+
+impl Clock for StillClock {
+    fn wall(&self) -> i64 {
+        NOW
+    }
+
+    fn mono(&self) -> u64 {
+        0
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        getrandom::fill(bytes).expect("random bytes");
+    }
+}
+
+fn at(wall: i64) -> Now {
+    Now { wall, mono: 5_000, chance: 0.5 }
+}
+
+fn keys(bytes: &[u8]) -> Arc<Keyring> {
+    let lines: Vec<String> = bytes.iter().map(|byte| URL_SAFE_NO_PAD.encode([*byte; 32])).collect();
+    Arc::new(Keyring::parse(&lines.join("\n")).expect("a keyring"))
+}
+
+fn options(url: String) -> Options {
+    Options { url, migrate: true, node: "here".into(), keys: keys(&[1]), queue: 64, batch: 32 }
+}
+
+fn url(file: &Path) -> String {
+    format!("sqlite://{}", file.display())
+}
+
+async fn open(options: Options) -> Store {
+    Store::open(options, Arc::new(StillClock), &Tasks::default()).await.expect("opened")
+}
+
+/// Runs a test on a file and in memory.
+async fn on_both(test: impl AsyncFn(Store)) {
+    let folder = tempfile::tempdir().expect("a folder");
+    for url in [url(&folder.path().join("backjob.db")), "sqlite::memory:".into()] {
+        let store = open(options(url)).await;
+        test(store.clone()).await;
+        store.close().await;
+    }
+}
+
+fn rules() -> Rules {
+    Rules {
+        error_timeout: 60_000,
+        error_timeout_given: false,
+        response_timeout: Some(3_600_000),
+        max_duration: None,
+        expire_at: None,
+        cancel_grace: 10_000,
+        max_attempts: 3,
+        initial_backoff: 1_000,
+        max_backoff: 60_000,
+        multiplier: 1.5,
+    }
+}
+
+/// A job as a Start makes it; `n` goes into its id and its time.
+fn job(n: i64) -> Record {
+    job_with(n, rules(), NOW + n, |_| {})
+}
+
+fn job_with(n: i64, rules: Rules, scheduled_at: i64, spec_is: impl FnOnce(&mut Spec)) -> Record {
+    let now = at(NOW + n);
+    let mut spec = Spec {
+        display_name: format!("job {n}"),
+        labels: BTreeMap::new(),
+        target: "default".into(),
+        method: "POST".into(),
+        route: "/import?from=a".into(),
+        query: BTreeMap::from([("é".into(), "&".into())]),
+        url: "/import?from=a&%C3%A9=%26".into(),
+        header_names: vec!["x-one".into()],
+        priority: 5,
+        rules: Arc::new(rules),
+    };
+    spec_is(&mut spec);
+    let spec = Arc::new(spec);
+    let mut random = [0; 10];
+    random[2..].copy_from_slice(&n.to_be_bytes());
+    Record {
+        id: JobId::new(now.wall, random),
+        job: Job::new(Arc::clone(&spec.rules), scheduled_at, now),
+        spec,
+        created_at: now.wall,
+        created_by: "tester".into(),
+        retry_of: None,
+        merged_count: 0,
+    }
+}
+
+fn payload() -> Payload {
+    Payload {
+        headers: vec![("authorization".into(), "Bearer canary".into())],
+        content_type: Some("application/json".into()),
+        body: b"{\"secret\":\"canary\"}".to_vec().into(),
+    }
+}
+
+fn insert(record: &Record) -> Write {
+    Write::Insert(Box::new(New { record: record.clone(), payload: payload() }))
+}
+
+fn update(from: Revision, record: &Record) -> Write {
+    Write::Update(Box::new(Update { from, record: record.clone(), text: true, attempt: None }))
+}
+
+/// Hands a write in, and gives what will become of it.
+async fn hand_in(store: &Store, write: Write) -> oneshot::Receiver<Result<Outcome, Error>> {
+    let (sender, receiver) = oneshot::channel();
+    let done = Box::new(move |result| drop(sender.send(result)));
+    store.reserve().await.expect("open").write(write, done);
+    receiver
+}
+
+async fn write(store: &Store, write: Write) -> Result<Outcome, Error> {
+    hand_in(store, write).await.await.expect("told")
+}
+
+async fn added(store: &Store, record: Record) -> Record {
+    assert_eq!(write(store, insert(&record)).await, Ok(Outcome::Done));
+    record
+}
+
+/// Applies an event and writes what came of it.
+async fn happens(store: &Store, record: &mut Record, event: Event, now: Now) {
+    let from = record.job.revision;
+    record.job.apply(event, now).expect("applied");
+    assert_eq!(write(store, update(from, record)).await, Ok(Outcome::Done));
+}
+
+async fn one(store: &Store, id: JobId) -> Record {
+    let found = store.records(&[id], true).await.expect("read");
+    assert_eq!(found.len(), 1);
+    found.into_iter().next().expect("one")
+}
+
+/// Records have no equality: a difference shows in what they print.
+fn same(one: &Record, other: &Record) {
+    assert_eq!(format!("{one:#?}"), format!("{other:#?}"));
+}
+
+fn ids(records: &[Record]) -> Vec<JobId> {
+    records.iter().map(|record| record.id).collect()
+}
+
+fn says(text: &str) -> Signal {
+    Signal::Report(Report {
+        sequence: Some(7),
+        progress: Some(Progress::To(40)),
+        text: Some(TextChange::Append(text.into())),
+        ..Report::default()
+    })
+}
+
+fn claimed(record: &Record) -> AttemptRow {
+    AttemptRow {
+        attempt: record.job.attempt,
+        node: "here".into(),
+        claimed_at: record.job.updated_at,
+        sent_at: None,
+        reported: false,
+        sequence: 0,
+        ended_at: None,
+        http_status: None,
+        failure: None,
+        ended_by: None,
+    }
+}

@@ -1,0 +1,219 @@
+//! The writer: durable, in order, in groups, one refused write alone.
+
+use super::*;
+use crate::job::{Detail, Output, transition::End};
+
+#[tokio::test]
+async fn what_is_inserted_reads_back_equal() {
+    on_both(async |store| {
+        let mut record = job_with(1, rules(), NOW + 60_000, |spec| {
+            spec.labels = BTreeMap::from([("team".into(), "a".into())]);
+        });
+        record.retry_of = Some(job(9).id);
+        record.merged_count = 3;
+        added(&store, record.clone()).await;
+        same(&one(&store, record.id).await, &record);
+        assert!(store.payload(record.id).await.expect("read") == Some(payload()));
+        assert!(store.payload(job(2).id).await.expect("read").is_none());
+
+        let empty = job(3);
+        let new = New { record: empty.clone(), payload: Payload::default() };
+        assert_eq!(write(&store, Write::Insert(Box::new(new))).await, Ok(Outcome::Done));
+        assert!(store.payload(empty.id).await.expect("read") == Some(Payload::default()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_job_is_followed_from_claim_to_end() {
+    on_both(async |store| {
+        let mut record = added(&store, job(1)).await;
+        happens(&store, &mut record, Event::Claim, at(NOW + 10)).await;
+        let report = Report {
+            detail: Some(Detail { done: u64::MAX, total: 9, unit: "rows".into(), stage: "é".into() }),
+            text: Some(TextChange::Append("x".repeat(70_000))),
+            end: Some(End::Finish(Some(Output {
+                content_type: "image/png".into(),
+                data: vec![0, 255],
+                truncated: true,
+            }))),
+            ..Report::default()
+        };
+        happens(&store, &mut record, Event::Of(1, Signal::Report(report)), at(NOW + 20)).await;
+        let found = one(&store, record.id).await;
+        assert_eq!((found.job.text.as_str(), found.job.text.written()), (record.job.text.as_str(), 70_000));
+        assert!(found.job.text.truncated());
+        record.job.text = found.job.text.clone(); // where it was replaced last is not kept
+        same(&found, &record);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_comes_from_another_revision_loses() {
+    on_both(async |store| {
+        let before = added(&store, job(1)).await;
+        let mut first = before.clone();
+        happens(&store, &mut first, Event::Claim, at(NOW + 10)).await;
+        let mut second = before.clone();
+        second.job.apply(Event::Claim, at(NOW + 10)).expect("claimed");
+        second.job.apply(Event::Of(1, says("stolen")), at(NOW + 11)).expect("reported");
+        let change = Update {
+            from: before.job.revision,
+            record: second.clone(),
+            text: true,
+            attempt: Some(claimed(&second)),
+        };
+        assert_eq!(write(&store, Write::Update(Box::new(change))).await, Ok(Outcome::Lost));
+        let found = one(&store, before.id).await;
+        assert_eq!((found.job.revision, found.job.text.as_str()), (first.job.revision, ""));
+        assert_eq!(store.attempts(before.id).await, Ok(vec![]));
+        let gone = job(2);
+        assert_eq!(write(&store, update(gone.job.revision, &gone)).await, Ok(Outcome::Lost));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn writes_of_one_job_are_carried_out_in_order() {
+    on_both(async |store| {
+        let mut record = job(1);
+        let mut told = vec![hand_in(&store, insert(&record)).await];
+        for event in
+            [Event::Claim, Event::Of(1, says("a")), Event::Of(1, Signal::Lost("b".into())), Event::Cancel]
+        {
+            let from = record.job.revision;
+            record.job.apply(event, at(NOW + 10)).expect("applied");
+            told.push(hand_in(&store, update(from, &record)).await);
+        }
+        for told in told {
+            assert_eq!(told.await.expect("told"), Ok(Outcome::Done));
+        }
+        assert_eq!(one(&store, record.id).await.job.revision, record.job.revision);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_refused_write_fails_alone() {
+    on_both(async |store| {
+        let known = added(&store, job(1)).await;
+        let (other, mut changed) = (job(2), known.clone());
+        changed.job.apply(Event::Cancel, at(NOW + 10)).expect("cancelled");
+        let told = [
+            hand_in(&store, insert(&other)).await,
+            hand_in(&store, insert(&known)).await,
+            hand_in(&store, update(known.job.revision, &changed)).await,
+            hand_in(&store, insert(&other)).await,
+        ];
+        let mut results = Vec::new();
+        for told in told {
+            results.push(told.await.expect("told"));
+        }
+        assert_eq!((&results[0], &results[2]), (&Ok(Outcome::Done), &Ok(Outcome::Done)));
+        for refused in [&results[1], &results[3]] {
+            assert!(
+                matches!(refused, Err(error @ Error::Refused(_)) if !error.is_transient()),
+                "{refused:?}"
+            );
+        }
+        assert!(store.healthy());
+        assert_eq!(store.records(&[known.id, other.id], false).await.expect("read").len(), 2);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_panics_after_a_write_stops_no_other() {
+    on_both(async |store| {
+        let panics = Box::new(|_| panic!("on purpose"));
+        store.reserve().await.expect("open").write(insert(&job(1)), panics);
+        added(&store, job(2)).await;
+        assert_eq!(store.records(&[job(1).id, job(2).id], false).await.expect("read").len(), 2);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_at_once_are_all_durable() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("backjob.db");
+    let store = open(options(url(&file))).await;
+    let tasks = Tasks::default();
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(1_000);
+    for n in 0..1_000 {
+        let (store, sender) = (store.clone(), sender.clone());
+        tasks.spawn("writes", async move {
+            let result = write(&store, insert(&job(n))).await;
+            sender.send((n, result)).await.expect("awaited");
+        });
+    }
+    for _ in 0..1_000 {
+        let (n, result) = receiver.recv().await.expect("told");
+        assert_eq!(result, Ok(Outcome::Done), "{n}");
+    }
+    store.close().await;
+    let store = open(options(url(&file))).await;
+    let all: Vec<JobId> = (0..1_000).map(|n| job(n).id).collect();
+    assert_eq!(store.records(&all, false).await.expect("read").len(), 1_000);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn health_falls_and_heals_by_itself() {
+    use sea_orm::ConnectionTrait as _;
+    let store = open(options("sqlite::memory:".into())).await;
+    // In memory, what reads also writes.
+    let pragma = async |on| {
+        store.reader().execute_unprepared(&format!("PRAGMA query_only = {on}")).await.expect("set");
+    };
+    pragma(1).await;
+    let result = write(&store, insert(&job(1))).await;
+    assert!(matches!(&result, Err(error @ Error::Unavailable(_)) if error.is_transient()), "{result:?}");
+    assert!(!store.healthy());
+    pragma(0).await;
+    let mut health = store.health();
+    let healed =
+        tokio::time::timeout(std::time::Duration::from_secs(20), health.wait_for(|healthy| *healthy));
+    healed.await.expect("in time").expect("open");
+    assert!(store.healthy());
+    added(&store, job(1)).await;
+    store.close().await;
+}
+
+#[tokio::test]
+async fn close_writes_what_is_queued_and_takes_nothing_more() {
+    on_both(async |store| {
+        let told = hand_in(&store, insert(&job(1))).await;
+        let permit = store.reserve().await.expect("open");
+        let (sender, late) = oneshot::channel();
+        let closing = async {
+            tokio::join!(store.close(), store.close(), async {
+                permit.write(insert(&job(2)), Box::new(move |result| drop(sender.send(result))));
+            });
+        };
+        closing.await;
+        assert_eq!(told.await.expect("told"), Ok(Outcome::Done));
+        assert_eq!(late.await.expect("told"), Ok(Outcome::Done));
+        assert!(store.reserve().await.is_err() && !store.healthy());
+        assert!(matches!(store.records(&[job(1).id], false).await, Err(Error::Unavailable(_))));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn large_writes_are_split_over_transactions() {
+    let store = open(options("sqlite::memory:".into())).await;
+    let mut told = Vec::new();
+    for n in 0..3 {
+        let body = vec![u8::try_from(n).expect("small"); 3 << 20].into();
+        let new = New { record: job(n), payload: Payload { body, ..Payload::default() } };
+        told.push(hand_in(&store, Write::Insert(Box::new(new))).await);
+    }
+    for told in told {
+        assert_eq!(told.await.expect("told"), Ok(Outcome::Done));
+    }
+    let payload = store.payload(job(2).id).await.expect("read").expect("there");
+    assert!(payload.body.len() == 3 << 20 && payload.body[0] == 2);
+    store.close().await;
+}
