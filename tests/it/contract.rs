@@ -8,7 +8,7 @@ fn descriptors() -> FileDescriptorSet {
 }
 
 /// Every `Service/Method` of package `backjob.v1`.
-fn rpcs() -> Vec<String> {
+pub fn rpcs() -> Vec<String> {
     let mut all = Vec::new();
     for file in descriptors().file {
         for service in &file.service {

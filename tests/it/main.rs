@@ -2,6 +2,7 @@
 
 mod cli;
 mod contract;
+mod coverage;
 mod ends;
 mod harness;
 mod house;

@@ -1,0 +1,67 @@
+//! Nothing of the contract goes untested: every rpc has an end-to-end case and
+//! a bad-input case, and whoever adds an rpc is told so.
+
+use crate::{contract::rpcs, harness::*};
+use backjob::proto::v1;
+use std::{collections::BTreeSet, fs, path::Path};
+use tonic::{Code, Status};
+
+/// Rpc, a test that uses it end to end, a test that gives it bad input.
+const CASES: &[(&str, &str, &str)] = &[
+    ("JobControl/Start", "every_form_of_action_arrives_as_it_was_asked_for", "what_cannot_be_started_is_refused_by_field"),
+    ("JobControl/GetStatus", "a_read_mask_gives_the_named_fields_alone", "an_unknown_job_is_not_found_and_never_started"),
+    ("JobControl/WatchStatus", "the_present_state_comes_first_then_synced_then_every_change", "what_cannot_be_watched_is_refused_by_field"),
+    ("JobControl/ListJobs", "filters_select_what_they_say", "a_bad_list_is_refused_by_field"),
+    ("JobControl/CancelJob", "a_running_action_is_told_to_stop_and_may_obey", "what_cannot_be_cancelled_says_why"),
+    ("JobWorker/Report", "progress_text_and_detail_are_seen_and_the_end_is_final", "bad_reports_name_their_field_and_change_nothing"),
+    ("JobWorker/ReportStream", "a_stream_of_reports_is_read_to_its_end_before_a_2xx_counts", "a_bad_report_ends_its_stream_and_not_the_job"),
+];
+
+/// What the contract has and this version answers with UNIMPLEMENTED.
+const NOT_YET: &[&str] = &[
+    "JobControl/BatchStart",
+    "JobControl/DeleteJob",
+    "JobControl/ExplainJob",
+    "JobControl/ListAttempts",
+    "JobControl/RetryJob",
+    "JobControl/Run",
+];
+
+#[test]
+fn every_rpc_has_its_cases() {
+    let known: BTreeSet<String> =
+        CASES.iter().map(|(rpc, ..)| *rpc).chain(NOT_YET.iter().copied()).map(str::to_owned).collect();
+    assert_eq!(rpcs().into_iter().collect::<BTreeSet<_>>(), known);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+    let mut sources = String::new();
+    for entry in fs::read_dir(folder).expect("the tests") {
+        let path = entry.expect("an entry").path();
+        if !path.ends_with("coverage.rs") {
+            sources.push_str(&fs::read_to_string(path).expect("readable"));
+        }
+    }
+    for (rpc, good, bad) in CASES {
+        for name in [good, bad] {
+            assert!(sources.contains(&format!("async fn {name}()")), "{rpc}: there is no test {name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_built_yet_is_unimplemented_and_says_so() {
+    let (server, _application) = pair().await;
+    let mut control = server.control();
+    let answers: [Option<Status>; 6] = [
+        control.batch_start(v1::BatchStartRequest::default()).await.err(),
+        control.delete_job(v1::DeleteJobRequest::default()).await.err(),
+        control.explain_job(v1::ExplainJobRequest::default()).await.err(),
+        control.list_attempts(v1::ListAttemptsRequest::default()).await.err(),
+        control.retry_job(v1::RetryJobRequest::default()).await.err(),
+        control.run(v1::RunRequest::default()).await.err(),
+    ];
+    assert_eq!(answers.len(), NOT_YET.len());
+    for status in answers {
+        let status = status.expect("refused");
+        assert_eq!(fault(&status), (Code::Unimplemented, "UNIMPLEMENTED".into(), vec![]));
+    }
+}
