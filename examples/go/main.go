@@ -57,7 +57,7 @@ func (a *action) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if err := verify(r, body, a.key); err != nil {
+	if err := verify(r, body, a.key, time.Now()); err != nil {
 		log.Printf("refused: %v", err)
 		http.Error(w, err.Error(), http.StatusUnauthorized)
 		return
