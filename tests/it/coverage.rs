@@ -8,13 +8,37 @@ use tonic::{Code, Status};
 
 /// Rpc, a test that uses it end to end, a test that gives it bad input.
 const CASES: &[(&str, &str, &str)] = &[
-    ("JobControl/Start", "every_form_of_action_arrives_as_it_was_asked_for", "what_cannot_be_started_is_refused_by_field"),
-    ("JobControl/GetStatus", "a_read_mask_gives_the_named_fields_alone", "an_unknown_job_is_not_found_and_never_started"),
-    ("JobControl/WatchStatus", "the_present_state_comes_first_then_synced_then_every_change", "what_cannot_be_watched_is_refused_by_field"),
+    (
+        "JobControl/Start",
+        "every_form_of_action_arrives_as_it_was_asked_for",
+        "what_cannot_be_started_is_refused_by_field",
+    ),
+    (
+        "JobControl/GetStatus",
+        "a_read_mask_gives_the_named_fields_alone",
+        "an_unknown_job_is_not_found_and_never_started",
+    ),
+    (
+        "JobControl/WatchStatus",
+        "the_present_state_comes_first_then_synced_then_every_change",
+        "what_cannot_be_watched_is_refused_by_field",
+    ),
     ("JobControl/ListJobs", "filters_select_what_they_say", "a_bad_list_is_refused_by_field"),
-    ("JobControl/CancelJob", "a_running_action_is_told_to_stop_and_may_obey", "what_cannot_be_cancelled_says_why"),
-    ("JobWorker/Report", "progress_text_and_detail_are_seen_and_the_end_is_final", "bad_reports_name_their_field_and_change_nothing"),
-    ("JobWorker/ReportStream", "a_stream_of_reports_is_read_to_its_end_before_a_2xx_counts", "a_bad_report_ends_its_stream_and_not_the_job"),
+    (
+        "JobControl/CancelJob",
+        "a_running_action_is_told_to_stop_and_may_obey",
+        "what_cannot_be_cancelled_says_why",
+    ),
+    (
+        "JobWorker/Report",
+        "progress_text_and_detail_are_seen_and_the_end_is_final",
+        "bad_reports_name_their_field_and_change_nothing",
+    ),
+    (
+        "JobWorker/ReportStream",
+        "a_stream_of_reports_is_read_to_its_end_before_a_2xx_counts",
+        "a_bad_report_ends_its_stream_and_not_the_job",
+    ),
 ];
 
 /// What the contract has and this version answers with UNIMPLEMENTED.

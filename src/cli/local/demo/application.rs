@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The action's route.
-pub(super) const ROUTE: &str = "/reports/alike";
+pub(super) const ROUTE: &str = "/reports/build";
 
 /// Serves until `stop`.
 pub(super) async fn serve(listener: TcpListener, verifier: Verifier, stop: CancellationToken) {
