@@ -32,9 +32,9 @@ const (
 )
 
 func main() {
-	key, err := base64.RawURLEncoding.DecodeString(os.Getenv("BACKJOB_TRIGGER_KEY"))
+	key, err := base64.RawURLEncoding.DecodeString(os.Getenv("TRIGGER_KEY"))
 	if err != nil || len(key) != 32 {
-		log.Fatal("BACKJOB_TRIGGER_KEY must be what `backjob keygen --target default` prints as key")
+		log.Fatal("TRIGGER_KEY must be what `backjob keygen --target default` prints as key")
 	}
 	folder := cmp.Or(os.Getenv("FOLDER"), ".")
 	address := "127.0.0.1:" + cmp.Or(os.Getenv("PORT"), "8080")

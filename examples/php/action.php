@@ -2,7 +2,7 @@
 // An action for backjob in plain PHP 8: it counts the words in the text files of
 // a folder, and its response ends the job. Run it here with
 //
-//     BACKJOB_TRIGGER_KEY=... FOLDER=. php -S 127.0.0.1:8080 action.php
+//     TRIGGER_KEY=... FOLDER=. php -S 127.0.0.1:8080 action.php
 
 declare(strict_types=1);
 
@@ -113,9 +113,9 @@ function answer(int $status, string $text): never
     exit;
 }
 
-$key = base64_decode(strtr((string) getenv('BACKJOB_TRIGGER_KEY'), '-_', '+/'), strict: true);
+$key = base64_decode(strtr((string) getenv('TRIGGER_KEY'), '-_', '+/'), strict: true);
 if ($key === false || strlen($key) !== 32) {
-    answer(500, 'BACKJOB_TRIGGER_KEY must be what `backjob keygen --target default` prints as key');
+    answer(500, 'TRIGGER_KEY must be what `backjob keygen --target default` prints as key');
 }
 // PHP reads multipart bodies itself and leaves php://input empty: an action that
 // takes them needs enable_post_data_reading=0 to check their digest.

@@ -2,7 +2,7 @@
 //! files of a folder, reports how far it is, and stops when it is told to.
 //!
 //! ```sh
-//! BACKJOB_TRIGGER_KEY=... FOLDER=. cargo run --example action
+//! TRIGGER_KEY=... FOLDER=. cargo run --example action
 //! ```
 
 use backjob::{verify::Verifier, worker::Reporter};
@@ -36,10 +36,10 @@ struct Application {
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let [keyid, key] = ["BACKJOB_TRIGGER_KEYID", "BACKJOB_TRIGGER_KEY"].map(env::var);
+    let [keyid, key] = ["TRIGGER_KEYID", "TRIGGER_KEY"].map(env::var);
     let key = URL_SAFE_NO_PAD.decode(key?)?;
     let key: [u8; 32] =
-        key.try_into().map_err(|_| "BACKJOB_TRIGGER_KEY must be what `backjob keygen` prints as key")?;
+        key.try_into().map_err(|_| "TRIGGER_KEY must be what `backjob keygen` prints as key")?;
     let application = Arc::new(Application {
         verifier: Verifier::new(keyid?, &key),
         folder: env::var("FOLDER").unwrap_or_else(|_| ".".into()).into(),
