@@ -17,6 +17,8 @@ use std::{
     env, fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
 };
 use tokio::net::TcpListener;
 
@@ -72,6 +74,9 @@ async fn answer(
     if parts.uri.path() != "/reports/build" {
         return say(StatusCode::NOT_FOUND, "no such action");
     }
+    let Some(pause) = pause(parts.uri.query().unwrap_or_default()) else {
+        return say(StatusCode::BAD_REQUEST, "pause must be like 20ms or 1s");
+    };
     let reporter = match Reporter::from_headers(&parts.headers) {
         Ok(reporter) => reporter,
         Err(error) => return say(StatusCode::BAD_REQUEST, error),
@@ -85,7 +90,7 @@ async fn answer(
         tokio::spawn(async move {
             let worker = reporter.clone();
             let folder = application.folder.clone();
-            let built = tokio::task::spawn_blocking(move || build(&folder, &worker)).await;
+            let built = tokio::task::spawn_blocking(move || build(&folder, &worker, pause)).await;
             let ended = match built {
                 Ok(Ok(Some(result))) => reporter.finish("text/plain", result).await,
                 Ok(Ok(None)) => reporter.stopped().await,
@@ -100,8 +105,19 @@ async fn answer(
     say(StatusCode::ACCEPTED, "")
 }
 
+/// How long to rest after each file, so that there is something to watch.
+fn pause(query: &str) -> Option<Duration> {
+    let Some(value) = query.split('&').find_map(|pair| pair.strip_prefix("pause=")) else {
+        return Some(Duration::ZERO);
+    };
+    if let Some(millis) = value.strip_suffix("ms") {
+        return millis.parse().ok().map(Duration::from_millis);
+    }
+    value.strip_suffix('s')?.parse().ok().map(Duration::from_secs)
+}
+
 /// The work. None if it was told to stop.
-fn build(folder: &Path, reporter: &Reporter) -> io::Result<Option<String>> {
+fn build(folder: &Path, reporter: &Reporter, pause: Duration) -> io::Result<Option<String>> {
     let mut files = Vec::new();
     list(folder, &mut files)?;
     let mut counts: HashMap<String, u64> = HashMap::new();
@@ -119,6 +135,7 @@ fn build(folder: &Path, reporter: &Reporter) -> io::Result<Option<String>> {
         }
         // As often as it likes: what comes in between is merged.
         reporter.detail(done as u64 + 1, files.len() as u64, "files", "counting");
+        thread::sleep(pause);
     }
     let total: u64 = counts.values().sum();
     let mut most: Vec<(String, u64)> = counts.into_iter().collect();
