@@ -5,6 +5,11 @@
 //! TRIGGER_KEY=... FOLDER=. cargo run --example action
 //! ```
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "spawns as any application does; the rule is the server's own"
+)]
+
 use backjob::{verify::Verifier, worker::Reporter};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;

@@ -3,6 +3,7 @@
 mod cli;
 mod contract;
 mod coverage;
+mod docs;
 mod ends;
 mod harness;
 mod house;
