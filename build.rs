@@ -54,6 +54,7 @@ fn frames(out: &Path, mut descriptors: FileDescriptorSet) -> Result<(), Box<dyn 
         .build_client(false)
         .build_server(true)
         .extern_path(".backjob.v1.WatchStatusResponse", "crate::rpc::frame::WatchFrame")
+        .extern_path(".backjob.v1.RunResponse", "crate::rpc::frame::RunFrame")
         .extern_path(".backjob.v1", "crate::proto::v1")
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;

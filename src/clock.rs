@@ -1,7 +1,10 @@
 //! Time and chance, passed in wherever they are needed.
 
 use crate::job::{JobId, Now};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 /// Where time and chance come from.
 pub trait Clock: Send + Sync + 'static {
@@ -32,13 +35,46 @@ pub trait Clock: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct SystemClock {
     began: Instant,
+    ids: Mutex<Ids>,
+}
+
+/// Ids of one millisecond rise by a counter of 26 bits, so that jobs stand in
+/// line as they came (RFC 9562, 6.2, method 1).
+#[derive(Debug, Default)]
+struct Ids {
+    millis: i64,
+    count: u32,
+}
+
+impl Ids {
+    /// The first of a millisecond leaves half of the counter free.
+    const FREE: u32 = 1 << 25;
+
+    fn next(&mut self, wall: i64, mut random: [u8; 10]) -> JobId {
+        let [a, b, c, d, ..] = random;
+        if wall > self.millis {
+            self.millis = wall;
+            self.count = u32::from_be_bytes([a, b, c, d]) % Self::FREE;
+        } else if self.count + 1 < 2 * Self::FREE {
+            self.count += 1;
+        } else {
+            self.millis += 1; // ahead of the clock, but never out of order
+            self.count = 0;
+        }
+        // 12 bits before the variant, 14 behind it.
+        random[0] = (self.count >> 22) as u8;
+        random[1] = (self.count >> 14) as u8;
+        random[2] = (self.count >> 8) as u8 & 0x3f;
+        random[3] = self.count as u8;
+        JobId::new(self.millis, random)
+    }
 }
 
 impl SystemClock {
     /// Its `mono` begins now.
     #[expect(clippy::disallowed_methods, reason = "this is where clocks are read")]
     pub fn new() -> Self {
-        Self { began: Instant::now() }
+        Self { began: Instant::now(), ids: Mutex::default() }
     }
 }
 
@@ -59,10 +95,35 @@ impl Clock for SystemClock {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    fn job_id(&self) -> JobId {
+        let mut random = [0; 10];
+        self.random(&mut random);
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).next(self.wall(), random)
+    }
+
     fn random(&self, bytes: &mut [u8]) {
         if let Err(error) = getrandom::fill(bytes) {
             // Without randomness no token can be made: going on would be worse.
             panic!("the system gives no random bytes: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_rise_within_a_millisecond_and_when_the_clock_falls_back() {
+        let mut ids = Ids::default();
+        let mut last = ids.next(1_000, [255; 10]);
+        let times = [1_000, 1_000, 999, 1_001, 1_001, 5].into_iter().chain([1_001; 10_000]);
+        for wall in times {
+            let id = ids.next(wall, [7; 10]);
+            assert!(id > last, "{id} is not after {last}");
+            last = id;
+        }
+        ids.count = 2 * Ids::FREE - 1;
+        assert!(ids.next(1_001, [0; 10]) > last);
     }
 }

@@ -29,6 +29,31 @@ impl Status {
     }
 }
 
+/// Shows the attempts of a job, the first one first.
+#[derive(Debug, clap::Args)]
+pub(super) struct Attempts {
+    /// Id of the job.
+    id: String,
+    /// Print JSON; the same as -o json.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Attempts {
+    pub(super) async fn run(self, client: &Client) -> Result<ExitCode, String> {
+        let request = client.request(v1::ListAttemptsRequest { job_id: self.id });
+        let answer = client.control().list_attempts(request).await;
+        for attempt in answer.map_err(|status| client::told(&status))?.into_inner().attempts {
+            screen::out(&if client.json || self.json {
+                json::line("Attempt", &attempt)? + "\n"
+            } else {
+                screen::attempt(&attempt)
+            })?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
 /// Which jobs.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct Filter {

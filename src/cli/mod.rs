@@ -33,6 +33,8 @@ enum Command {
     Start(Box<start::Start>),
     /// Show a job.
     Status(jobs::Status),
+    /// Show the attempts of a job.
+    Attempts(jobs::Attempts),
     /// Follow jobs to their end.
     Watch(watch::Watch),
     /// List jobs, newest first.
@@ -76,6 +78,7 @@ fn run_remote(options: client::Options, command: Command) -> Result<ExitCode, St
         match command {
             Command::Start(start) => start.run(&client).await,
             Command::Status(status) => status.run(&client).await,
+            Command::Attempts(attempts) => attempts.run(&client).await,
             Command::Watch(watch) => watch.run(&client).await,
             Command::List(list) => list.run(&client).await,
             Command::Cancel(cancel) => cancel.run(&client).await,

@@ -45,10 +45,21 @@ pub(super) fn action(job: &v1::Job) -> String {
 
 /// Why a job failed, in one line.
 pub(super) fn failure(job: &v1::Job) -> Option<String> {
-    job.failure.as_ref().map(|failure| {
-        let reason = failure.reason().as_str_name().trim_start_matches("FAILURE_REASON_");
-        format!("{reason}: {}", flat(&failure.message))
-    })
+    job.failure.as_ref().map(why)
+}
+
+fn why(failure: &v1::Failure) -> String {
+    let reason = failure.reason().as_str_name().trim_start_matches("FAILURE_REASON_");
+    format!("{reason}: {}", flat(&failure.message))
+}
+
+/// An attempt in one line.
+pub(super) fn attempt(attempt: &v1::Attempt) -> String {
+    let v1::Attempt { attempt: number, node, claimed_at, ended_at, http_status, failure, .. } = attempt;
+    let ended = if ended_at.is_some() { time(*ended_at) } else { "-".into() };
+    let status = if *http_status > 0 { http_status.to_string() } else { "-".into() };
+    let why = failure.as_ref().map(|failure| format!("  {}", why(failure))).unwrap_or_default();
+    format!("{number:>3}  {:<24}  {ended:<24}  {status:>3}  {}{why}\n", time(*claimed_at), flat(node))
 }
 
 /// A time as RFC 3339.
@@ -80,6 +91,11 @@ pub(super) fn details(job: &v1::Job) -> String {
     line("started", &time(job.started_at));
     line("updated", &time(job.updated_at));
     line("ended", &time(job.ended_at));
+    line("expected", &time(job.estimated_end_at));
+    line("retry of", &job.retry_of);
+    if job.merged_count > 0 {
+        line("merged", &format!("{} later starts joined it", job.merged_count));
+    }
     if job.cancel_requested {
         line("cancel", "requested");
     }

@@ -39,6 +39,7 @@ mod schedule;
 mod start;
 mod timers;
 
+pub use crate::store::AttemptRow;
 pub use error::Error;
 pub use read::Filter;
 pub use report::{Acknowledged, Reporting};

@@ -3,7 +3,7 @@
 use super::{Engine, Error};
 use crate::{
     job::{JobId, Record, Revision, StateName},
-    store::List,
+    store::{AttemptRow, List},
     watch::{Closed, Frame, MAX_JOBS, Subject, Watcher},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -85,6 +85,19 @@ impl Engine {
             return Ok(live.snapshot(true));
         }
         self.store.records(&[id], true).await?.into_iter().next().ok_or(Error::NotFound(id))
+    }
+
+    /// The attempts of a job, the first one first. What is only in memory yet of
+    /// the running one follows within `flush_interval`.
+    ///
+    /// # Errors
+    /// Not found, unavailable.
+    pub async fn attempts(&self, id: JobId) -> Result<Vec<AttemptRow>, Error> {
+        let attempts = self.store.attempts(id).await?;
+        if attempts.is_empty() && self.store.records(&[id], false).await?.is_empty() {
+            return Err(Error::NotFound(id));
+        }
+        Ok(attempts)
     }
 
     /// Jobs that match, newest first, those after `before` in that order.

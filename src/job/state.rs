@@ -185,6 +185,38 @@ pub struct Run {
     pub cancel_since: Option<u64>,
     /// Whether the action was told to stop.
     pub stop_delivered: bool,
+    /// How fast it gets on.
+    pub pace: Option<Pace>,
+}
+
+/// How fast an attempt gets on, from the first report that tells how far it is.
+/// One that falls back begins anew.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// When it began to be measured, mono.
+    pub since: u64,
+    /// How far it was then, 0.0 to 1.0.
+    pub from: f64,
+    /// How far it is, 0.0 to 1.0.
+    pub at: f64,
+    /// When it should be done, UTC milliseconds. None until there is a pace.
+    pub end_at: Option<i64>,
+}
+
+impl Pace {
+    /// The pace after a report.
+    #[must_use]
+    pub fn after(before: Option<Self>, at: f64, now: Now) -> Self {
+        let Some(before) = before.filter(|before| at >= before.at) else {
+            return Self { since: now.mono, from: at, at, end_at: None };
+        };
+        let (done, took) = (at - before.from, now.mono.saturating_sub(before.since));
+        let left = (1.0 - at).max(0.0) / done * took as f64;
+        // A year is more than any job may wait; what is longer is no estimate.
+        let known = done > 0.0 && took > 0 && left < 365.0 * 86_400_000.0;
+        let end_at = if known { Some(now.wall.saturating_add(left as i64)) } else { before.end_at };
+        Self { at, end_at, ..before }
+    }
 }
 
 /// Where a job stands.
@@ -337,6 +369,14 @@ impl Job {
         let end = self.started_at.zip(self.rules.max_duration);
         let end = end.map(|(at, span)| at.saturating_add_unsigned(span));
         [expiry, end].into_iter().flatten().min()
+    }
+
+    /// When it should be done, from the pace of its reports, UTC milliseconds.
+    pub fn estimated_end_at(&self) -> Option<i64> {
+        match &self.state {
+            State::Running(run) => run.pace.and_then(|pace| pace.end_at),
+            _ => None,
+        }
     }
 
     /// Where it stands, by name.

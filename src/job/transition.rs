@@ -3,7 +3,7 @@
 //! It changes the job and says, as data, what follows; the caller saves first
 //! and carries the rest out afterwards. A refused event changes nothing.
 
-use super::state::{Detail, Failure, Job, Now, Output, Reason, Run, State, StateName};
+use super::state::{Detail, Failure, Job, Now, Output, Pace, Reason, Run, State, StateName};
 
 /// Something that happens to a job.
 #[derive(Debug, Clone, PartialEq)]
@@ -240,6 +240,7 @@ impl Job {
             must_end_at,
             cancel_since: None,
             stop_delivered: false,
+            pace: None,
         });
         self.revision = self.revision.next_epoch();
         self.updated_at = now.wall;
@@ -385,6 +386,13 @@ impl Job {
                     self.progress = u32::try_from(percent.min(100)).unwrap_or(100);
                 }
             }
+        }
+        let far = match &report.detail {
+            Some(Detail { done, total: total @ 1.., .. }) => Some((*done as f64 / *total as f64).min(1.0)),
+            _ => report.progress.map(|_| f64::from(self.progress) / 100.0),
+        };
+        if let Some(far) = far {
+            run.pace = Some(Pace::after(run.pace, far, now));
         }
         if report.detail.is_some() {
             self.detail = report.detail;

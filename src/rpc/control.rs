@@ -2,7 +2,7 @@
 
 use super::{
     Service, convert,
-    frame::server::job_control_server::JobControl,
+    frame::{RunFrame, server::job_control_server::JobControl},
     mask::Mask,
     page, status,
     watch::{self, Frames, Text},
@@ -13,24 +13,22 @@ use crate::{
     proto::v1,
     watch::MAX_JOBS,
 };
-use futures_util::stream::Empty;
+use futures_util::{Stream, StreamExt as _, future::join_all, stream};
 use prost::Message as _;
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, pin::Pin, sync::Arc, time::Duration};
 use tonic::{Request, Response, Status};
 
 /// Bytes of one page, at most.
 const PAGE: usize = 2 * 1024 * 1024;
 /// Ids of one list, at most.
 const IDS: usize = 500;
+/// Starts of one batch, at most.
+const BATCH: usize = 1_000;
 
 #[tonic::async_trait]
 impl JobControl for Service {
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
-        let draft = convert::draft(request.into_inner()).map_err(status::invalid_all)?;
-        let started = self.engine.start(draft, "").await.map_err(status::of)?;
-        let job = Some(convert::job(&started.record, true));
-        let watch_token = String::new();
-        Ok(Response::new(v1::StartResponse { job, merged: started.merged, watch_token }))
+        self.start_one(request.into_inner()).await.map(Response::new)
     }
 
     async fn get_status(
@@ -62,13 +60,8 @@ impl JobControl for Service {
         if request.after_revision.is_some() && (ids.len() != 1 || request.filter.is_some()) {
             return Err(status::invalid("after_revision", "goes with one job id and no filter"));
         }
-        let text = match v1::TextMode::try_from(request.text) {
-            Ok(v1::TextMode::Unspecified) if ids.len() <= 100 && request.filter.is_none() => Text::Full,
-            Ok(v1::TextMode::Unspecified | v1::TextMode::None) => Text::None,
-            Ok(v1::TextMode::Delta) => Text::Delta,
-            Ok(v1::TextMode::Full) => Text::Full,
-            Err(_) => return Err(status::invalid("text", "is not a value of TextMode")),
-        };
+        let few = ids.len() <= 100 && request.filter.is_none();
+        let text = text(request.text, if few { Text::Full } else { Text::None })?;
         let heartbeat = heartbeat(request.heartbeat_interval)?;
         let filter = request.filter.map(|filter| convert::filter(filter, true)).transpose()?;
         let after = request.after_revision.map(Revision::from_wire);
@@ -76,17 +69,46 @@ impl JobControl for Service {
         Ok(Response::new(watch::frames(watcher, Arc::clone(&self.clock), heartbeat, text)))
     }
 
-    type RunStream = Empty<Result<v1::RunResponse, Status>>;
+    type RunStream = Pin<Box<dyn Stream<Item = Result<RunFrame, Status>> + Send>>;
 
-    async fn run(&self, _: Request<v1::RunRequest>) -> Result<Response<Self::RunStream>, Status> {
-        Err(status::unimplemented("Run"))
+    async fn run(&self, request: Request<v1::RunRequest>) -> Result<Response<Self::RunStream>, Status> {
+        let v1::RunRequest { start, heartbeat_interval, text: mode } = request.into_inner();
+        let start = start.ok_or_else(|| status::invalid("start", "is required"))?;
+        let heartbeat = heartbeat(heartbeat_interval)?;
+        let text = text(mode, Text::Full)?;
+        let started = self.start_one(start).await.map_err(|refused| status::within("start", &refused))?;
+        let id =
+            convert::job_id("job.id", &started.job.as_ref().map(|job| job.id.clone()).unwrap_or_default())?;
+        // It is stored: that is said first, whatever becomes of the watch.
+        let first = stream::once(async { Ok(RunFrame::started(started)) });
+        let watcher = self.engine.watch(&[id], None, None, text != Text::None).await;
+        let rest: Self::RunStream = match watcher {
+            Ok(watcher) => {
+                let frames = watch::frames(watcher, Arc::clone(&self.clock), heartbeat, text);
+                Box::pin(frames.map(|frame| frame.map(RunFrame::status)))
+            }
+            Err(error) => Box::pin(stream::once(async { Err(status::of(error)) })),
+        };
+        Ok(Response::new(Box::pin(first.chain(rest))))
     }
 
     async fn batch_start(
         &self,
-        _: Request<v1::BatchStartRequest>,
+        request: Request<v1::BatchStartRequest>,
     ) -> Result<Response<v1::BatchStartResponse>, Status> {
-        Err(status::unimplemented("BatchStart"))
+        let requests = request.into_inner().requests;
+        if !(1..=BATCH).contains(&requests.len()) {
+            return Err(status::invalid("requests", format!("must be 1 to {BATCH}")));
+        }
+        // At once, so that they share a commit; begun in their order.
+        let answers = join_all(requests.into_iter().map(|request| self.start_one(request))).await;
+        let result = |answer| match answer {
+            Ok(response) => v1::batch_start_result::Result::Response(response),
+            Err(refused) => v1::batch_start_result::Result::Error(status::as_message(&refused)),
+        };
+        let results =
+            answers.into_iter().map(|answer| v1::BatchStartResult { result: Some(result(answer)) }).collect();
+        Ok(Response::new(v1::BatchStartResponse { results }))
     }
 
     async fn list_jobs(
@@ -155,9 +177,12 @@ impl JobControl for Service {
 
     async fn list_attempts(
         &self,
-        _: Request<v1::ListAttemptsRequest>,
+        request: Request<v1::ListAttemptsRequest>,
     ) -> Result<Response<v1::ListAttemptsResponse>, Status> {
-        Err(status::unimplemented("ListAttempts"))
+        let id = convert::job_id("job_id", &request.into_inner().job_id)?;
+        let attempts = self.engine.attempts(id).await.map_err(status::of)?;
+        let attempts = attempts.into_iter().map(convert::attempt).collect();
+        Ok(Response::new(v1::ListAttemptsResponse { attempts }))
     }
 
     async fn explain_job(
@@ -165,6 +190,26 @@ impl JobControl for Service {
         _: Request<v1::ExplainJobRequest>,
     ) -> Result<Response<v1::ExplainJobResponse>, Status> {
         Err(status::unimplemented("ExplainJob"))
+    }
+}
+
+impl Service {
+    async fn start_one(&self, request: v1::StartRequest) -> Result<v1::StartResponse, Status> {
+        let draft = convert::draft(request).map_err(status::invalid_all)?;
+        let started = self.engine.start(draft, "").await.map_err(status::of)?;
+        let job = Some(convert::job(&started.record, true));
+        Ok(v1::StartResponse { job, merged: started.merged, watch_token: String::new() })
+    }
+}
+
+/// How much text a stream carries.
+fn text(asked: i32, default: Text) -> Result<Text, Status> {
+    match v1::TextMode::try_from(asked) {
+        Ok(v1::TextMode::Unspecified) => Ok(default),
+        Ok(v1::TextMode::None) => Ok(Text::None),
+        Ok(v1::TextMode::Delta) => Ok(Text::Delta),
+        Ok(v1::TextMode::Full) => Ok(Text::Full),
+        Err(_) => Err(status::invalid("text", "is not a value of TextMode")),
     }
 }
 

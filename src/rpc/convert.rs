@@ -2,9 +2,9 @@
 
 use super::status;
 use crate::{
-    engine::{Acknowledged, Filter},
+    engine::{Acknowledged, AttemptRow, Filter},
     job::{
-        Detail, JobId, Output, Record, StateName,
+        Detail, Failure, JobId, Output, Record, StateName,
         draft::{Draft, Violation},
         transition::{End, Progress, Report, TextChange},
     },
@@ -263,11 +263,6 @@ pub fn acknowledged(acknowledged: Acknowledged) -> v1::ReportResponse {
 /// A job as callers see it; text and result only if `text`.
 pub fn job(record: &Record, text: bool) -> v1::Job {
     let (spec, job) = (&record.spec, &record.job);
-    let failure = job.failure.as_ref().map(|failure| v1::Failure {
-        reason: failure.reason.number().into(),
-        message: failure.message.clone(),
-        http_status: failure.http_status.unwrap_or(0).into(),
-    });
     let detail = job.detail.as_ref().map(|detail| v1::ProgressDetail {
         done: detail.done,
         total: detail.total,
@@ -290,7 +285,7 @@ pub fn job(record: &Record, text: bool) -> v1::Job {
         state: i32::from(job.state_name().number()),
         progress: job.progress,
         progress_detail: detail,
-        estimated_end_at: None,
+        estimated_end_at: job.estimated_end_at().map(timestamp),
         status_text: if text { job.text.as_str().to_owned() } else { String::new() },
         status_text_truncated: text && job.text.truncated(),
         attempt: job.attempt,
@@ -301,12 +296,34 @@ pub fn job(record: &Record, text: bool) -> v1::Job {
         updated_at: Some(timestamp(job.updated_at)),
         ended_at: job.ended_at.map(timestamp),
         cancel_requested: job.cancel_requested,
-        failure,
+        failure: job.failure.as_ref().map(failure),
         result: if text { result(record) } else { None },
         revision: job.revision.get(),
         merged_count: record.merged_count,
         retry_of: record.retry_of.map(|id| id.to_string()).unwrap_or_default(),
         priority: spec.priority.into(),
+    }
+}
+
+/// An attempt as callers see it.
+pub fn attempt(row: AttemptRow) -> v1::Attempt {
+    let http_status = row.http_status.unwrap_or(0).into();
+    v1::Attempt {
+        attempt: row.attempt,
+        node: row.node,
+        claimed_at: Some(timestamp(row.claimed_at)),
+        sent_at: row.sent_at.map(timestamp),
+        ended_at: row.ended_at.map(timestamp),
+        http_status,
+        failure: row.failure.as_ref().map(failure),
+    }
+}
+
+fn failure(failure: &Failure) -> v1::Failure {
+    v1::Failure {
+        reason: failure.reason.number().into(),
+        message: failure.message.clone(),
+        http_status: failure.http_status.unwrap_or(0).into(),
     }
 }
 

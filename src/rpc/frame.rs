@@ -4,8 +4,11 @@ use crate::{job::Record, proto::v1, watch::Frame, watch::TextMode};
 use bytes::{Buf, BufMut, Bytes};
 use prost::{
     DecodeError, Message,
-    encoding::{DecodeContext, WireType, skip_field},
+    encoding::{DecodeContext, WireType, message, skip_field},
 };
+
+/// The number of `RunResponse.status`.
+const STATUS: u32 = 2;
 
 /// A `WatchStatusResponse` in its encoded form: the job's bytes, which many
 /// streams share, and those of this stream alone. Parts of a message may be
@@ -58,6 +61,55 @@ impl Message for WatchFrame {
     }
 }
 
+/// A `RunResponse` in its encoded form: what was started, or a frame of its watch.
+#[derive(Debug, Clone, Default)]
+pub struct RunFrame {
+    started: Bytes,
+    status: Option<WatchFrame>,
+}
+
+impl RunFrame {
+    /// The first one.
+    pub fn started(response: v1::StartResponse) -> Self {
+        let message = v1::RunResponse { started: Some(response), status: None };
+        Self { started: message.encode_to_vec().into(), status: None }
+    }
+
+    /// All others.
+    pub fn status(frame: WatchFrame) -> Self {
+        Self { started: Bytes::new(), status: Some(frame) }
+    }
+}
+
+impl Message for RunFrame {
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        buffer.put_slice(&self.started);
+        if let Some(status) = &self.status {
+            message::encode(STATUS, status, buffer);
+        }
+    }
+
+    /// Frames are only ever sent.
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        skip_field(wire_type, tag, buffer, context)
+    }
+
+    fn encoded_len(&self) -> usize {
+        let status = self.status.as_ref().map_or(0, |status| message::encoded_len(STATUS, status));
+        self.started.len() + status
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
 /// The server of JobControl that sends them.
 pub mod server {
     #![allow(missing_docs, clippy::all, clippy::pedantic, clippy::unwrap_used)]
@@ -79,5 +131,19 @@ mod tests {
         let decoded = v1::WatchStatusResponse::decode(frame.encode_to_vec().as_slice()).expect("one message");
         assert_eq!(decoded.job.map(|job| job.id), Some("a".into()));
         assert_eq!((decoded.synced, decoded.skipped), (true, 3));
+    }
+
+    #[test]
+    fn a_run_holds_its_start_and_then_frames() {
+        let response = v1::StartResponse { merged: true, ..Default::default() };
+        let own = v1::WatchStatusResponse { synced: true, ..Default::default() };
+        for (frame, expected) in [
+            (RunFrame::started(response.clone()), v1::RunResponse { started: Some(response), status: None }),
+            (RunFrame::status(WatchFrame::own(&own)), v1::RunResponse { started: None, status: Some(own) }),
+        ] {
+            let bytes = frame.encode_to_vec();
+            assert_eq!(bytes.len(), frame.encoded_len());
+            assert_eq!(v1::RunResponse::decode(bytes.as_slice()).expect("a message"), expected);
+        }
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     engine::Error,
     job::{StateName, draft::Violation},
 };
+use prost::Message as _;
 use std::{collections::HashMap, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -106,6 +107,30 @@ pub fn invalid_all(violations: Vec<Violation>) -> Status {
     let mut fault = Fault::new(Code::InvalidArgument, "INVALID_FIELD", message);
     fault.violations = violations;
     fault.into_status()
+}
+
+/// The same, of a request that is a field of another: paths begin there.
+#[must_use]
+pub fn within(field: &str, status: &Status) -> Status {
+    let details = status.get_error_details();
+    let Some(bad) = details.bad_request().filter(|_| status.code() == Code::InvalidArgument) else {
+        return status.clone();
+    };
+    let path = |inner: &str| if inner.is_empty() { String::new() } else { format!("{field}.{inner}") };
+    let violations = bad.field_violations.iter();
+    invalid_all(
+        violations.map(|v| Violation { field: path(&v.field), description: v.description.clone() }).collect(),
+    )
+}
+
+/// The status as a message, with its details.
+#[must_use]
+pub fn as_message(status: &Status) -> tonic_types::pb::Status {
+    tonic_types::pb::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::pb::Status {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        details: Vec::new(),
+    })
 }
 
 /// The call has no token.

@@ -142,6 +142,7 @@ pub(super) fn record(row: job::Model, beside: Beside) -> Result<Record, Error> {
             must_end_at: None,
             cancel_since: cancel_requested.then_some(0),
             stop_delivered: false,
+            pace: None,
         }),
         StateName::Succeeded => State::Succeeded,
         StateName::Failed => State::Failed,

@@ -135,6 +135,23 @@ async fn jobs_are_listed_and_cancelled() {
 }
 
 #[tokio::test]
+async fn the_attempts_of_a_job_are_shown() {
+    let (server, application) = pair().await;
+    let job = server.start(start("/a")).await;
+    application.hit().await.answer(404, &[], "");
+    server.end(&job.id).await;
+    let output = run(server.address, &["attempts", &job.id]).await;
+    let attempts = lines(&output);
+    assert_eq!(attempts.len(), 1);
+    assert_eq!((attempts[0]["attempt"].as_u64(), attempts[0]["httpStatus"].as_u64()), (Some(1), Some(404)));
+    let output = run(server.address, &["attempts", &job.id, "-o", "human"]).await;
+    let text = said(&output.stdout);
+    assert!(text.contains("  404  ") && text.contains("HTTP_STATUS: "), "{text}");
+    let output = run(server.address, &["attempts", "01900000-0000-7000-8000-000000000000"]).await;
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[tokio::test]
 async fn a_watch_comes_back_by_itself_after_a_restart() {
     let application = Application::new().await;
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -1,5 +1,6 @@
 //! The one test binary: each module holds one layer.
 
+mod attempts;
 mod cli;
 mod contract;
 mod coverage;
@@ -11,6 +12,7 @@ mod list;
 mod open;
 mod report;
 mod restart;
+mod run;
 mod served;
 mod start;
 mod watch;
