@@ -409,3 +409,30 @@ impl Job {
         [self.stall_at(run), run.must_end_at, grace].into_iter().flatten().min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(mono: u64) -> Now {
+        Now { wall: 1_000_000 + i64::try_from(mono).unwrap_or(0), mono, chance: 0.0 }
+    }
+
+    #[test]
+    fn the_estimate_follows_the_pace_of_the_reports() {
+        let first = Pace::after(None, 0.25, at(100));
+        assert_eq!(first.end_at, None, "one report makes no pace");
+        let second = Pace::after(Some(first), 0.5, at(1_100));
+        assert_eq!(second.end_at, Some(at(3_100).wall), "a quarter took a second, and half is left");
+        let stuck = Pace::after(Some(second), 0.5, at(2_100));
+        assert_eq!(stuck.end_at, Some(at(6_100).wall), "a quarter took two seconds");
+        let done = Pace::after(Some(stuck), 1.0, at(4_000));
+        assert_eq!(done.end_at, Some(at(4_000).wall));
+        let back = Pace::after(Some(done), 0.1, at(5_000));
+        assert_eq!((back.end_at, back.from), (None, 0.1), "what falls back begins anew");
+        let same = Pace::after(Some(Pace::after(None, 0.0, at(0))), 0.0, at(10));
+        assert_eq!(same.end_at, None, "no progress is no pace");
+        let slow = Pace::after(Some(Pace::after(None, 0.0, at(0))), 1e-9, at(86_400_000));
+        assert_eq!(slow.end_at, None, "beyond a year it says nothing");
+    }
+}
