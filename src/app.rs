@@ -3,8 +3,9 @@
 
 use crate::{
     clock::{Clock, SystemClock},
-    config::Config,
+    config::{self, Config},
     engine::{self, Engine},
+    job::MergePolicy,
     rpc,
     secret::{Keyring, LoadError, Use},
     store::{self, Store},
@@ -172,6 +173,12 @@ fn engine_settings(config: &Config, targets: &[Target]) -> engine::Settings {
         response_timeout: jobs.response_timeout.map(millis),
         max_duration: jobs.max_duration.map(millis),
         cancel_grace: millis(jobs.cancel_grace),
+        merge_policy: match jobs.merge_policy {
+            config::MergePolicy::JoinPending => MergePolicy::JoinPending,
+            config::MergePolicy::JoinActive => MergePolicy::JoinActive,
+            config::MergePolicy::Reject => MergePolicy::Reject,
+            config::MergePolicy::Never => MergePolicy::Never,
+        },
         max_pending: jobs.max_pending,
         targets: targets.iter().map(of).collect::<BTreeMap<_, _>>(),
     }

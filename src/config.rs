@@ -17,7 +17,7 @@ mod tests;
 pub use fault::{Fault, Faults, Source};
 pub use layer::Sources;
 pub use section::{Database, Jobs, Log, Node, Server, Target, Trigger};
-pub use value::{LogFormat, Secret, Size};
+pub use value::{LogFormat, MergePolicy, Secret, Size};
 
 use layer::{Layers, Leaf};
 use std::{

@@ -1,7 +1,7 @@
 //! The sections of the configuration. Each setting stands here once: its name,
 //! its type and its default.
 
-use super::value::{Given, LogFormat, Secret, Setting, Size};
+use super::value::{Given, LogFormat, MergePolicy, Secret, Setting, Size};
 use ipnet::IpNet;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -134,6 +134,9 @@ section! {
         /// How long progress may wait until it is stored, 1 ms to 10 s.
         /// Default: 200 ms.
         flush_interval: Duration = Duration::from_millis(200),
+        /// Which earlier identical job a Start may join that does not say
+        /// itself. Default: one that waits.
+        merge_policy: MergePolicy = MergePolicy::JoinPending,
         /// Waiting jobs, at least 1; beyond, Start is refused. Default:
         /// 1,000,000.
         max_pending: u64 = 1_000_000,

@@ -214,6 +214,31 @@ impl Setting for Secret {
     }
 }
 
+/// Which earlier identical job a Start may join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MergePolicy {
+    /// One that waits and has not begun.
+    JoinPending,
+    /// One that has not ended.
+    JoinActive,
+    /// None: it is refused while one has not ended.
+    Reject,
+    /// None.
+    Never,
+}
+
+impl Setting for MergePolicy {
+    fn read(given: &Given) -> Result<Self, String> {
+        match given.text() {
+            Some("join_pending") => Ok(Self::JoinPending),
+            Some("join_active") => Ok(Self::JoinActive),
+            Some("reject") => Ok(Self::Reject),
+            Some("never") => Ok(Self::Never),
+            _ => Err("must be \"join_pending\", \"join_active\", \"reject\" or \"never\"".into()),
+        }
+    }
+}
+
 /// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {

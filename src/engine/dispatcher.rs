@@ -154,7 +154,8 @@ impl Queue {
         if self.more && beyond {
             return; // jobs that come before it may be in the tables alone
         }
-        self.hints.insert(order, hint);
+        let known = self.hints.remove(&order).and_then(|known| known.payload);
+        self.hints.insert(order, Hint { payload: hint.payload.or(known), ..hint });
         if self.hints.len() > HINTS {
             self.hints.pop_last();
             self.more = true;
@@ -266,7 +267,8 @@ impl Engine {
                 match (result, row) {
                     (Ok(Outcome::Done), Some(row)) => engine.begin_attempt(record, row, payload, slot),
                     (Ok(Outcome::Done), None) => engine.given_up(record),
-                    (Ok(Outcome::Lost), _) => {} // cancelled meanwhile, say
+                    // Cancelled meanwhile, or joined: the tables know.
+                    (Ok(Outcome::Lost | Outcome::Existing(_)), _) => engine.dispatcher.forget(),
                     (Err(error), _) => {
                         tracing::warn!(job = %id, %error, "a claim failed and is tried again");
                         engine.dispatcher.forget();

@@ -36,6 +36,12 @@ pub enum Error {
     /// `stopped` was reported, but nobody cancelled the job.
     #[error("nobody cancelled the job: report finish or fail")]
     NotCancelled,
+    /// An identical job has not ended.
+    #[error("job {0} is the same and has not ended")]
+    Duplicate(JobId),
+    /// The key stands for another request.
+    #[error("the idempotency key was given with another request, which made job {0}")]
+    KeyMismatch(JobId),
     /// More jobs than one stream may carry.
     #[error("more than {0} jobs match")]
     TooManyJobs(usize),

@@ -93,7 +93,7 @@ impl Engine {
                 match result {
                     Ok(Outcome::Done) => inner.saved(&engine, &live, Some(revision)),
                     // The next commit finds out what is the matter with the row.
-                    Ok(Outcome::Lost) => inner.saved(&engine, &live, Some(revision)),
+                    Ok(Outcome::Lost | Outcome::Existing(_)) => inner.saved(&engine, &live, Some(revision)),
                     Err(error) => {
                         tracing::warn!(job = %live.id, %error, "progress is not stored yet");
                         inner.text_dirty |= text;

@@ -9,7 +9,10 @@ use crate::{
 };
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot, watch};
@@ -63,6 +66,8 @@ pub(super) struct Live {
     pub(super) attempt: u32,
     /// Everything of the record but where the job stands.
     shown: Record,
+    /// How many later Starts joined it.
+    merged: AtomicU32,
     pub(super) inner: Mutex<Inner>,
     /// Told whenever an update of this job is no longer under way.
     pub(super) settled: Notify,
@@ -105,6 +110,7 @@ impl Live {
         shown.job = job.without_text();
         let stop = job.cancel_requested;
         Arc::new(Self {
+            merged: AtomicU32::new(shown.merged_count),
             id: shown.id,
             attempt: job.attempt,
             shown,
@@ -128,7 +134,19 @@ impl Live {
     }
 
     fn record(&self, job: Job) -> Record {
-        Record { job, ..self.shown.clone() }
+        let merged_count = self.merged.load(Ordering::Relaxed);
+        Record { job, merged_count, ..self.shown.clone() }
+    }
+
+    /// A later Start joined it, and the tables have that.
+    pub(super) fn joined(self: &Arc<Self>, engine: &Arc<Engine>) {
+        self.merged.fetch_add(1, Ordering::Relaxed);
+        let mut inner = lock(&self.inner);
+        // While a commit is under way nothing else may change the job: what is
+        // published after it shows the number too.
+        if !inner.committing() {
+            let _ = inner.apply(engine, self, Event::Joined); // a job that ended meanwhile is as it is
+        }
     }
 
     /// What callers are shown.
@@ -321,7 +339,7 @@ impl Engine {
             Write::Update(Box::new(update)),
             Box::new(move |result| match result {
                 Ok(Outcome::Done) => engine.committed(&live, transition),
-                Ok(Outcome::Lost) => engine.commit_lost(&live, again, transition),
+                Ok(Outcome::Lost | Outcome::Existing(_)) => engine.commit_lost(&live, again, transition),
                 Err(error) => engine.commit_failed(&live, again, transition, error),
             }),
         );

@@ -46,7 +46,8 @@ pub use report::{Acknowledged, Reporting};
 pub use start::Started;
 
 use crate::{
-    clock::Clock, job::Record, secret::Keyring, store::Store, tasks::Tasks, trigger::Trigger, watch::Hub,
+    clock::Clock, job::MergePolicy, job::Record, secret::Keyring, store::Store, tasks::Tasks,
+    trigger::Trigger, watch::Hub,
 };
 use std::{
     collections::BTreeMap,
@@ -91,6 +92,8 @@ pub struct Settings {
     pub max_duration: Option<u64>,
     /// From a cancel to the end of a running job.
     pub cancel_grace: u64,
+    /// Default of `merge_policy`.
+    pub merge_policy: MergePolicy,
     /// Jobs that may wait, at most.
     pub max_pending: u64,
     /// Targets by name.

@@ -56,7 +56,9 @@ impl Engine {
                 self.adopted(record, row);
                 Ok(())
             }
-            Outcome::Lost => Err(Error::Internal(format!("job {} was changed by another hand", record.id))),
+            Outcome::Lost | Outcome::Existing(_) => {
+                Err(Error::Internal(format!("job {} was changed by another hand", record.id)))
+            }
         }
     }
 

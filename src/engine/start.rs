@@ -3,10 +3,11 @@
 use super::{Engine, Error, live::Uncommitted};
 use crate::{
     job::{
-        Event, Job, JobId, Payload, Record, Refused, State,
+        Event, Job, JobId, MergeClass, MergePolicy, Payload, Record, Refused, Spec, State,
         draft::{self, Checked, Defaults, Draft},
     },
-    store::{New, Outcome, Update, Write},
+    secret::fingerprint,
+    store::{Existing, Merge, New, Outcome, StartKey, Update, Write},
     watch::Frame,
 };
 use std::{sync::Arc, time::Duration};
@@ -24,12 +25,25 @@ pub struct Started {
 /// How often a cancel that lost a race looks again.
 const LOOKS: u32 = 1_000;
 
+/// What becomes of a Start in the tables.
+enum Stored {
+    Made,
+    Existing(Existing),
+}
+
 impl Engine {
-    /// Stores a job, and answers when it is durable.
+    /// Stores a job, and answers when it is durable. `request` is the whole
+    /// request as sent, by which a repeat under its idempotency key is known.
     ///
     /// # Errors
-    /// Invalid, unknown target, draining, unavailable.
-    pub async fn start(self: &Arc<Self>, draft: Draft, created_by: &str) -> Result<Started, Error> {
+    /// Invalid, unknown target, duplicate, key mismatch, too many pending,
+    /// draining, unavailable.
+    pub async fn start(
+        self: &Arc<Self>,
+        draft: Draft,
+        request: &[u8],
+        created_by: &str,
+    ) -> Result<Started, Error> {
         if self.is_draining() {
             return Err(Error::Draining);
         }
@@ -42,37 +56,144 @@ impl Engine {
             response_timeout: self.settings.response_timeout,
             max_duration: self.settings.max_duration,
             cancel_grace: self.settings.cancel_grace,
+            merge_policy: self.settings.merge_policy,
         };
+        let policy = draft.merge_policy.unwrap_or(defaults.merge_policy);
+        let (start_after, start_at) = (draft.start_after, draft.start_at);
+        let start_key = self.start_key(&draft.idempotency_key, request, created_by);
         let now = self.clock.now();
         let Checked { spec, payload, scheduled_at } =
             draft::check(draft, &defaults, now.wall).map_err(Error::Invalid)?;
-        let record = Record {
-            id: self.clock.job_id(),
-            created_at: now.wall,
-            created_by: created_by.into(),
-            retry_of: None,
-            merged_count: 0,
-            job: Job::new(Arc::clone(&spec.rules), scheduled_at, now),
-            spec: Arc::new(spec),
+        let merge = spec.merge.map(|class| Merge {
+            key: self.merge_key(class, &spec, &payload, (start_after, start_at)),
+            join: policy != MergePolicy::Reject,
+        });
+        let spec = Arc::new(spec);
+        loop {
+            let now = self.clock.now();
+            let record = Record {
+                id: self.clock.job_id(),
+                created_at: now.wall,
+                created_by: created_by.into(),
+                retry_of: None,
+                merged_count: 0,
+                job: Job::new(Arc::clone(&spec.rules), scheduled_at.max(now.wall), now),
+                spec: Arc::clone(&spec),
+            };
+            let new =
+                New { record: record.clone(), payload: payload.clone(), merge, start_key: start_key.clone() };
+            let (id, merged) = match self.insert(new).await? {
+                Stored::Made => return Ok(Started { record, merged: false }),
+                Stored::Existing(Existing::Joined(id)) => (id, true),
+                Stored::Existing(Existing::Same(id)) => (id, false),
+                Stored::Existing(Existing::Taken(id)) => return Err(Error::Duplicate(id)),
+                Stored::Existing(Existing::Other(id)) => return Err(Error::KeyMismatch(id)),
+            };
+            match self.get(id).await {
+                Ok(record) => return Ok(Started { record, merged }),
+                Err(Error::NotFound(_)) => {} // erased since: there is nothing to join any more
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// By what a repeat of a request is known; none without a key.
+    pub(super) fn start_key(&self, key: &str, request: &[u8], caller: &str) -> Option<StartKey> {
+        (!key.is_empty()).then(|| StartKey {
+            caller: caller.to_owned(),
+            key: fingerprint(self.keys.current(), "start key", &[caller.as_bytes(), key.as_bytes()]),
+            request: fingerprint(self.keys.current(), "request", &[request]),
+        })
+    }
+
+    /// By what identical Starts are known: everything that makes a difference to
+    /// the action, and when it was asked for.
+    fn merge_key(
+        &self,
+        class: MergeClass,
+        spec: &Spec,
+        payload: &Payload,
+        (after, at): (Option<i64>, Option<i64>),
+    ) -> [u8; 32] {
+        let class: &[u8] = match class {
+            MergeClass::Pending => b"pending",
+            MergeClass::Active => b"active",
         };
+        let time = |given: Option<i64>| given.map(|given| given.to_le_bytes().to_vec()).unwrap_or_default();
+        let (after, at) = (time(after), time(at));
+        let content_type = payload.content_type.as_deref().unwrap_or_default();
+        let mut parts: Vec<&[u8]> = vec![
+            class,
+            spec.target.as_bytes(),
+            spec.method.as_bytes(),
+            spec.url.as_bytes(),
+            content_type.as_bytes(),
+            &payload.body,
+            &after,
+            &at,
+        ];
+        for (name, value) in &payload.headers {
+            parts.extend([name.as_bytes(), value.as_bytes()]);
+        }
+        fingerprint(self.keys.current(), "merge", &parts)
+    }
+
+    /// Stores a new job, or finds out which one stands for it.
+    async fn insert(self: &Arc<Self>, new: New) -> Result<Stored, Error> {
         let permit = self.store.reserve().await.map_err(|_| Error::Draining)?;
         if !self.one_more_waits() {
             return Err(Error::TooManyPending(self.settings.max_pending));
         }
         let (sender, done) = oneshot::channel();
-        let (engine, stored, kept) = (Arc::clone(self), record.clone(), payload.clone());
+        let (engine, record, payload) = (Arc::clone(self), new.record.clone(), new.payload.clone());
         permit.write(
-            Write::Insert(Box::new(New { record: record.clone(), payload })),
+            Write::Insert(Box::new(new)),
             Box::new(move |result| {
-                let stored = result.map(|_| engine.begins(stored, kept));
-                if stored.is_err() {
-                    engine.one_less_waits();
-                }
+                let stored = match result {
+                    Ok(Outcome::Existing(existing)) => {
+                        engine.one_less_waits();
+                        if let Existing::Joined(id) = existing {
+                            engine.joined(id);
+                        }
+                        Ok(Stored::Existing(existing))
+                    }
+                    Ok(Outcome::Done | Outcome::Lost) => {
+                        engine.begins(record, payload);
+                        Ok(Stored::Made)
+                    }
+                    Err(error) => {
+                        engine.one_less_waits();
+                        Err(Error::from(error))
+                    }
+                };
                 let _ = sender.send(stored); // whoever hung up is not told
             }),
         );
-        done.await.map_err(|_| Error::Draining)??;
-        Ok(Started { record, merged: false })
+        done.await.map_err(|_| Error::Draining)?
+    }
+
+    /// On the writer's side: a Start joined this job.
+    fn joined(self: &Arc<Self>, id: JobId) {
+        if let Some(live) = self.live.get(id) {
+            return live.joined(self);
+        }
+        // Its row has another revision: who carries it on must see that.
+        let engine = Arc::clone(self);
+        self.tasks.spawn("joined", async move {
+            match engine.store.records(&[id], true).await {
+                Ok(records) => {
+                    let waiting =
+                        |record: &Record| matches!(record.job.state, State::Scheduled | State::Queued);
+                    for record in records.into_iter().filter(waiting) {
+                        if engine.hub.is_watched(id) {
+                            engine.hub.publish(&Arc::new(Frame::new(record.clone())));
+                        }
+                        engine.waits(record, None);
+                    }
+                }
+                Err(error) => tracing::warn!(job = %id, %error, "a joined job cannot be read now"),
+            }
+        });
     }
 
     /// On the writer's side: a new job is durable.

@@ -4,7 +4,12 @@
 //! that nobody mends a request one error at a time. No description repeats a
 //! value: values may be secret.
 
-use super::{headers, spec::Payload, spec::Spec, state::Rules, url};
+use super::{
+    headers,
+    spec::{MergePolicy, Payload, Spec},
+    state::Rules,
+    url,
+};
 use bytes::Bytes;
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -80,6 +85,8 @@ pub struct Draft {
     pub display_name: String,
     /// Names this Start, at most 256 bytes; empty means none.
     pub idempotency_key: String,
+    /// Which earlier identical job it may join; none means as the server does.
+    pub merge_policy: Option<MergePolicy>,
 }
 
 // Headers and bodies are never logged; the target is enough to recognise it by.
@@ -105,6 +112,8 @@ pub struct Defaults<'a> {
     pub max_duration: Option<u64>,
     /// `jobs.cancel_grace`.
     pub cancel_grace: u64,
+    /// `jobs.merge_policy`.
+    pub merge_policy: MergePolicy,
 }
 
 /// A request without faults.
@@ -148,6 +157,7 @@ pub fn check(draft: Draft, defaults: &Defaults<'_>, wall: i64) -> Result<Checked
     let (content_type, body) = faults.body(draft.form, draft.json, draft.raw);
     let method = faults.method(draft.method, content_type.is_some());
     faults.finish()?;
+    let policy = draft.merge_policy.unwrap_or(defaults.merge_policy);
     let spec = Spec {
         display_name: draft.display_name,
         labels: draft.labels,
@@ -159,6 +169,7 @@ pub fn check(draft: Draft, defaults: &Defaults<'_>, wall: i64) -> Result<Checked
         header_names: headers.iter().map(|(name, _)| name.clone()).collect(),
         priority: u8::try_from(priority).unwrap_or(9),
         rules: Arc::new(rules),
+        merge: policy.class(),
     };
     Ok(Checked { spec, payload: Payload { headers, content_type, body }, scheduled_at })
 }

@@ -26,6 +26,6 @@ mod matrix;
 pub use draft::{Checked, Defaults, Draft, Violation};
 pub use id::{BadJobId, JobId};
 pub use record::Record;
-pub use spec::{Payload, Spec};
+pub use spec::{MergeClass, MergePolicy, Payload, Spec};
 pub use state::{Detail, Failure, Job, Now, Output, Reason, Revision, Rules, State, StateName};
 pub use transition::{Connection, Event, Refused, Signal, Transition};

@@ -1,6 +1,10 @@
 //! A job with all that stands beside it.
 
-use super::{id::JobId, spec::Spec, state::Job};
+use super::{
+    id::JobId,
+    spec::{MergeClass, Spec},
+    state::Job,
+};
 use std::sync::Arc;
 
 /// What the store keeps of a job and callers are shown of it, but its payload.
@@ -20,4 +24,15 @@ pub struct Record {
     pub merged_count: u32,
     /// Where it stands.
     pub job: Job,
+}
+
+impl Record {
+    /// Whether no later Start can join it any more.
+    pub fn is_closed(&self) -> bool {
+        match self.spec.merge {
+            Some(MergeClass::Pending) => self.job.attempt > 0 || self.job.state_name().is_final(),
+            Some(MergeClass::Active) => self.job.state_name().is_final(),
+            None => true,
+        }
+    }
 }

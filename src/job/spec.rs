@@ -28,6 +28,44 @@ pub struct Spec {
     pub priority: u8,
     /// What holds from its start to its end.
     pub rules: Arc<Rules>,
+    /// Whether identical Starts may join it, and for how long.
+    #[serde(default)]
+    pub merge: Option<MergeClass>,
+}
+
+/// Until when identical Starts find a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MergeClass {
+    /// Until its first attempt begins.
+    Pending,
+    /// Until it ends.
+    Active,
+}
+
+/// What a Start does where an identical job is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MergePolicy {
+    /// Joins one that waits and has not begun.
+    JoinPending,
+    /// Joins one that has not ended.
+    JoinActive,
+    /// Is refused while one has not ended.
+    Reject,
+    /// Makes a job of its own.
+    Never,
+}
+
+impl MergePolicy {
+    /// Which jobs it sees, and what is seen of its own.
+    #[must_use]
+    pub fn class(self) -> Option<MergeClass> {
+        match self {
+            Self::JoinPending => Some(MergeClass::Pending),
+            Self::JoinActive | Self::Reject => Some(MergeClass::Active),
+            Self::Never => None,
+        }
+    }
 }
 
 /// The part of a request that is sealed at rest, and needed for the trigger

@@ -18,6 +18,8 @@ pub enum Event {
     Timer,
     /// A process takes over what another one left running.
     Adopt,
+    /// Later Starts joined it.
+    Joined,
     /// Something that concerns one attempt only.
     Of(u32, Signal),
 }
@@ -177,9 +179,13 @@ impl Job {
             return match event {
                 Event::Cancel if name == StateName::Cancelled => Ok(Transition::default()),
                 Event::Of(attempt, _) if attempt != self.attempt => Err(Refused::StaleAttempt(attempt)),
-                Event::Due | Event::Claim | Event::Cancel | Event::Timer | Event::Adopt | Event::Of(..) => {
-                    Err(Refused::Final(name))
-                }
+                Event::Due
+                | Event::Claim
+                | Event::Cancel
+                | Event::Timer
+                | Event::Adopt
+                | Event::Joined
+                | Event::Of(..) => Err(Refused::Final(name)),
             };
         }
         match event {
@@ -188,6 +194,7 @@ impl Job {
             Event::Cancel => self.cancel(now),
             Event::Timer => self.timer(now),
             Event::Adopt => self.adopt(now),
+            Event::Joined => Ok(self.changed(now, Save::Flush)),
             Event::Of(attempt, signal) => match &self.state {
                 State::Running(run) if attempt == self.attempt => {
                     let run = run.clone();

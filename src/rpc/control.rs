@@ -195,8 +195,11 @@ impl JobControl for Service {
 
 impl Service {
     async fn start_one(&self, request: v1::StartRequest) -> Result<v1::StartResponse, Status> {
+        // Maps are sorted, so that equal requests are the same bytes.
+        let keyed = !request.idempotency_key.is_empty();
+        let bytes = if keyed { request.encode_to_vec() } else { Vec::new() };
         let draft = convert::draft(request).map_err(status::invalid_all)?;
-        let started = self.engine.start(draft, "").await.map_err(status::of)?;
+        let started = self.engine.start(draft, &bytes, "").await.map_err(status::of)?;
         let job = Some(convert::job(&started.record, true));
         Ok(v1::StartResponse { job, merged: started.merged, watch_token: String::new() })
     }

@@ -4,7 +4,7 @@ use super::status;
 use crate::{
     engine::{Acknowledged, AttemptRow, Filter},
     job::{
-        Detail, Failure, JobId, Output, Record, StateName,
+        Detail, Failure, JobId, MergePolicy, Output, Record, StateName,
         draft::{Draft, Violation},
         transition::{End, Progress, Report, TextChange},
     },
@@ -87,14 +87,17 @@ pub fn draft(request: v1::StartRequest) -> Result<Draft, Vec<Violation>> {
             fault("run_as", "only ANONYMOUS without credentials is built yet");
         }
     }
-    match v1::MergePolicy::try_from(merge_policy) {
-        Ok(v1::MergePolicy::Unspecified | v1::MergePolicy::Never) => {}
-        Ok(_) => fault("merge_policy", "only NEVER is built yet"),
-        Err(_) => fault("merge_policy", "is not a value of MergePolicy"),
-    }
-    if !idempotency_key.is_empty() {
-        fault("idempotency_key", "is not built yet");
-    }
+    let merge_policy = match v1::MergePolicy::try_from(merge_policy) {
+        Ok(v1::MergePolicy::Unspecified) => None,
+        Ok(v1::MergePolicy::JoinPending) => Some(MergePolicy::JoinPending),
+        Ok(v1::MergePolicy::JoinActive) => Some(MergePolicy::JoinActive),
+        Ok(v1::MergePolicy::Reject) => Some(MergePolicy::Reject),
+        Ok(v1::MergePolicy::Never) => Some(MergePolicy::Never),
+        Err(_) => {
+            fault("merge_policy", "is not a value of MergePolicy");
+            None
+        }
+    };
     let json = match action.json.map(|json| json_bytes(&json)) {
         Some(Err(())) => {
             fault("action.json", "holds a number that JSON cannot: NaN or infinite");
@@ -130,6 +133,7 @@ pub fn draft(request: v1::StartRequest) -> Result<Draft, Vec<Violation>> {
         labels,
         display_name,
         idempotency_key,
+        merge_policy,
     })
 }
 

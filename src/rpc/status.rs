@@ -68,6 +68,12 @@ pub fn of(error: Error) -> Status {
             .about("job_id", id)
             .about("attempt", attempt)
             .into_status(),
+        Error::Duplicate(id) => {
+            Fault::new(Code::AlreadyExists, "DUPLICATE_JOB", message).about("job_id", id).into_status()
+        }
+        Error::KeyMismatch(id) => {
+            Fault::new(Code::AlreadyExists, "IDEMPOTENCY_MISMATCH", message).about("job_id", id).into_status()
+        }
         Error::NotCancelled => invalid("stopped", message),
         Error::TooManyJobs(limit) => Fault::new(Code::ResourceExhausted, "TOO_MANY_JOBS", message)
             .about("limit", limit)
@@ -195,6 +201,8 @@ mod tests {
             (Error::NotFound(id), Code::NotFound, "JOB_NOT_FOUND"),
             (Error::Final { id, state: StateName::Failed }, Code::FailedPrecondition, "JOB_FINAL"),
             (Error::Stale { id, attempt: 1 }, Code::Aborted, "STALE_ATTEMPT"),
+            (Error::Duplicate(id), Code::AlreadyExists, "DUPLICATE_JOB"),
+            (Error::KeyMismatch(id), Code::AlreadyExists, "IDEMPOTENCY_MISMATCH"),
             (Error::NotCancelled, Code::InvalidArgument, "INVALID_FIELD"),
             (Error::TooManyJobs(10), Code::ResourceExhausted, "TOO_MANY_JOBS"),
             (Error::TooManyPending(10), Code::ResourceExhausted, "TOO_MANY_PENDING"),

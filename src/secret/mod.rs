@@ -5,9 +5,11 @@
 //! Imports nothing of this crate but the domain's ids and
 //! the HMAC of `signature.rs`.
 
+mod fingerprint;
 mod root;
 pub mod seal;
 mod token;
 
+pub use fingerprint::fingerprint;
 pub use root::{Keyring, LoadError, Root, RootId, Use};
 pub use token::{BadToken, ReportToken};

@@ -1,22 +1,24 @@
 //! One transaction: one statement for a table, whatever the number of writes.
 
 use super::{
-    entity::{attempt, job, job_label, job_request, job_text, root_key},
+    entity::{attempt, job, job_label, job_request, job_text, root_key, start_key},
+    existing::{Settled, settle},
     write::{Outcome, Rows},
 };
 use crate::secret::RootId;
 use sea_orm::{
-    ActiveModelBehavior, ActiveModelTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction,
-    DbBackend, DbErr, EntityTrait, IntoActiveModel, Iterable as _, SqliteTransactionMode, Statement,
-    TransactionOptions, TransactionTrait as _, Value, sea_query::OnConflict,
+    ActiveModelBehavior, ActiveModelTrait, ColumnTrait as _, ConnectionTrait, DatabaseConnection,
+    DatabaseTransaction, DbBackend, DbErr, EntityTrait, IntoActiveModel, Iterable as _, QueryFilter as _,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _, Value,
+    sea_query::{Expr, OnConflict},
 };
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 /// Values that SQLite binds in one statement, at most.
 const BOUND: usize = 32_766;
 
 /// Columns of `job` that an update writes, after `id` and `from_revision`.
-const CHANGED: [&str; 20] = [
+const CHANGED: [&str; 19] = [
     "state",
     "revision",
     "attempt",
@@ -36,7 +38,6 @@ const CHANGED: [&str; 20] = [
     "failure_reason",
     "failure_message",
     "failure_status",
-    "merged_count",
 ];
 
 /// In the order of [`CHANGED`].
@@ -61,7 +62,6 @@ fn changed(job: &job::Model) -> [Value; CHANGED.len()] {
         job.failure_reason.into(),
         job.failure_message.clone().into(),
         job.failure_status.into(),
-        job.merged_count.into(),
     ]
 }
 
@@ -96,15 +96,18 @@ async fn all(
 ) -> Result<Vec<Outcome>, DbErr> {
     let (mut jobs, mut requests, mut labels) = (Vec::new(), Vec::new(), Vec::new());
     let (mut texts, mut attempts, mut updates) = (Vec::new(), Vec::new(), Vec::new());
-    for write in writes {
+    let Settled { existing, start_keys, joins } = settle(db, writes).await?;
+    for (place, write) in writes.iter().enumerate() {
         match write {
-            Rows::Insert { job, request, labels: more, text } => {
+            Rows::Insert { .. } if existing.contains_key(&place) => {}
+            Rows::Insert { job, request, labels: more, text, .. } => {
                 jobs.push(fresh(job));
                 requests.push(request.clone());
                 labels.extend(more.iter().cloned());
                 texts.extend(text.clone());
             }
             Rows::Update { from, job, .. } => updates.push((*from, job)),
+            Rows::Delete(_) => {}
         }
     }
     if let Some((id, first_used_at)) = root.filter(|_| !requests.is_empty()) {
@@ -115,23 +118,76 @@ async fn all(
     insert(db, jobs, None).await?;
     insert::<job_request::ActiveModel, _>(db, requests, None).await?;
     insert::<job_label::ActiveModel, _>(db, labels, None).await?;
+    insert::<start_key::ActiveModel, _>(db, start_keys, None).await?;
+    join(db, joins).await?;
     let won = update(db, &updates).await?;
+    let mut closed = Vec::new();
     let mut outcomes = Vec::with_capacity(writes.len());
-    for write in writes {
+    for (place, write) in writes.iter().enumerate() {
         outcomes.push(match write {
-            Rows::Insert { .. } => Outcome::Done,
+            Rows::Insert { .. } => existing.get(&place).map_or(Outcome::Done, |job| Outcome::Existing(*job)),
+            Rows::Delete(ids) if delete(db, ids).await? == 0 => Outcome::Lost,
+            Rows::Delete(_) => Outcome::Done,
             Rows::Update { job, .. } if !won.contains(&job.id) => Outcome::Lost,
-            Rows::Update { text, attempt, .. } => {
+            Rows::Update { job, closed: now, text, attempt, .. } => {
+                if *now {
+                    closed.push(job.id.clone());
+                }
                 texts.extend(text.clone());
                 attempts.extend(attempt.clone());
                 Outcome::Done
             }
         });
     }
+    close(db, closed).await?;
     insert::<job_text::ActiveModel, _>(db, texts, Some(replace::<job_text::Entity>(&["job_id"]))).await?;
     let newer = replace::<attempt::Entity>(&["job_id", "attempt"]);
     insert::<attempt::ActiveModel, _>(db, attempts, Some(newer)).await?;
     Ok(outcomes)
+}
+
+/// Counts who joined. What runs is owned by its process, which raises the revision
+/// itself.
+async fn join(db: &DatabaseTransaction, joins: BTreeMap<Vec<u8>, i64>) -> Result<(), DbErr> {
+    const TEXT: &str = "UPDATE job SET merged_count = merged_count + ?, \
+        revision = revision + (CASE WHEN state < 3 THEN 1 ELSE 0 END) WHERE id = ?";
+    for (id, count) in joins {
+        let values = [count.into(), id.into()];
+        db.execute_raw(Statement::from_sql_and_values(DbBackend::Sqlite, TEXT, values)).await?;
+    }
+    Ok(())
+}
+
+/// No later Start joins these any more.
+async fn close(db: &DatabaseTransaction, ids: Vec<Vec<u8>>) -> Result<(), DbErr> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let free = job::Entity::update_many()
+        .col_expr(job::Column::MergeKey, Expr::value(Option::<Vec<u8>>::None))
+        .filter(job::Column::Id.is_in(ids))
+        .filter(job::Column::MergeKey.is_not_null());
+    free.exec(db).await.map(|_| ())
+}
+
+/// Erases those of these jobs that are final, with all that belongs to them, and
+/// says how many that were.
+async fn delete(db: &DatabaseTransaction, ids: &[Vec<u8>]) -> Result<usize, DbErr> {
+    let marks = vec!["?"; ids.len()].join(", ");
+    let values = || ids.iter().map(|id| Value::from(id.clone()));
+    let text = format!("DELETE FROM job WHERE id IN ({marks}) AND state >= 4 RETURNING id");
+    let gone = db.query_all_raw(Statement::from_sql_and_values(DbBackend::Sqlite, text, values())).await?;
+    let gone: Vec<Vec<u8>> = gone.iter().map(|row| row.try_get_by_index(0)).collect::<Result<_, _>>()?;
+    if gone.is_empty() {
+        return Ok(0);
+    }
+    let of = || gone.iter().cloned();
+    job_request::Entity::delete_many().filter(job_request::Column::JobId.is_in(of())).exec(db).await?;
+    job_label::Entity::delete_many().filter(job_label::Column::JobId.is_in(of())).exec(db).await?;
+    job_text::Entity::delete_many().filter(job_text::Column::JobId.is_in(of())).exec(db).await?;
+    attempt::Entity::delete_many().filter(attempt::Column::JobId.is_in(of())).exec(db).await?;
+    start_key::Entity::delete_many().filter(start_key::Column::JobId.is_in(of())).exec(db).await?;
+    Ok(gone.len())
 }
 
 /// Without what is NULL: most of a new job is, and a column that no row of a

@@ -28,6 +28,7 @@
 mod commit;
 mod entity;
 mod error;
+mod existing;
 mod list;
 mod open;
 mod payload;
@@ -42,7 +43,7 @@ mod tests;
 
 pub use error::{Closed, Error, OpenError};
 pub use list::List;
-pub use write::{AttemptRow, Done, Ended, New, Outcome, Update, Write};
+pub use write::{AttemptRow, Done, Ended, Existing, Merge, New, Outcome, StartKey, Update, Write};
 
 use crate::{clock::Clock, secret::Keyring, tasks::Tasks};
 use sea_orm::DatabaseConnection;

@@ -2,7 +2,7 @@
 
 use super::{
     Error,
-    entity::{attempt, job, job_label, job_request, job_text},
+    entity::{attempt, job, job_label, job_request, job_text, start_key},
     payload, row,
 };
 use crate::job::{Failure, JobId, Payload, Record, Revision, State};
@@ -15,6 +15,30 @@ pub struct New {
     pub record: Record,
     /// What is sealed of it.
     pub payload: Payload,
+    /// By what identical Starts find it, and this one finds others.
+    pub merge: Option<Merge>,
+    /// By what a repeat of this Start is known.
+    pub start_key: Option<StartKey>,
+}
+
+/// How a Start looks for an identical job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Merge {
+    /// Hash of what is identical.
+    pub key: [u8; 32],
+    /// Whether it joins what it finds; if not, it is refused.
+    pub join: bool,
+}
+
+/// What a repeated Start is known by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartKey {
+    /// Name of the caller's token; a key is the caller's own.
+    pub caller: String,
+    /// Hash of the key.
+    pub key: [u8; 32],
+    /// Hash of the whole request.
+    pub request: [u8; 32],
 }
 
 /// A job that changed.
@@ -37,6 +61,8 @@ pub enum Write {
     Insert(Box<New>),
     /// A job that changed.
     Update(Box<Update>),
+    /// Final jobs that are erased; any other of these ids stays. At least one.
+    Delete(Vec<JobId>),
 }
 
 /// What became of a write that the database took.
@@ -47,6 +73,21 @@ pub enum Outcome {
     /// Nothing was written: the revision is not `from` any more, or the job is
     /// gone.
     Lost,
+    /// Nothing but a join was written: there is a job already.
+    Existing(Existing),
+}
+
+/// Which job stands for one that was not stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// An identical one; it counts one more that joined it.
+    Joined(JobId),
+    /// An identical one, which keeps this one out.
+    Taken(JobId),
+    /// That of the same request with the same key.
+    Same(JobId),
+    /// That of another request with the same key.
+    Other(JobId),
 }
 
 /// Told what became of a write, on the writer's task, right after the
@@ -96,13 +137,18 @@ pub(super) enum Rows {
         request: job_request::Model,
         labels: Vec<job_label::Model>,
         text: Option<job_text::Model>,
+        start_key: Option<start_key::Model>,
+        join: bool,
     },
     Update {
         from: i64,
         job: job::Model,
+        /// No later Start joins it any more.
+        closed: bool,
         text: Option<job_text::Model>,
         attempt: Option<attempt::Model>,
     },
+    Delete(Vec<Vec<u8>>),
 }
 
 impl Rows {
@@ -110,7 +156,7 @@ impl Rows {
     pub(super) fn of(write: Write, node: &str, keys: &Keyring, nonce: [u8; 24]) -> (JobId, Self) {
         match write {
             Write::Insert(new) => {
-                let New { record, payload } = *new;
+                let New { record, payload, merge, start_key } = *new;
                 let id = record.id.to_bytes();
                 let root = keys.current();
                 let sealed = seal::seal(root, &id, &payload::encode(&payload), nonce);
@@ -121,7 +167,17 @@ impl Rows {
                     created_at: record.created_at,
                 });
                 let rows = Self::Insert {
-                    job: row::job(&record, owner(&record, node)),
+                    job: job::Model {
+                        merge_key: merge.map(|merge| merge.key.to_vec()),
+                        ..row::job(&record, owner(&record, node))
+                    },
+                    join: merge.is_some_and(|merge| merge.join),
+                    start_key: start_key.map(|key| start_key::Model {
+                        caller: key.caller,
+                        key_hash: key.key.to_vec(),
+                        job_id: id.to_vec(),
+                        request_hash: key.request.to_vec(),
+                    }),
                     request: row::request(&record, root.id(), sealed),
                     labels: labels.collect(),
                     text: row::text(&record),
@@ -132,11 +188,16 @@ impl Rows {
                 let Update { from, record, text, attempt } = *update;
                 let rows = Self::Update {
                     from: from.stored(),
+                    closed: record.spec.merge.is_some() && record.is_closed(),
                     job: row::job(&record, owner(&record, node)),
                     text: if text { row::text(&record) } else { None },
                     attempt: attempt.map(|attempt| row::attempt(record.id, attempt)),
                 };
                 (record.id, rows)
+            }
+            Write::Delete(ids) => {
+                let first = ids.first().copied().unwrap_or(JobId::from_bytes([0; 16]));
+                (first, Self::Delete(ids.iter().map(|id| id.to_bytes().to_vec()).collect()))
             }
         }
     }
@@ -146,6 +207,7 @@ impl Rows {
         let (request, text) = match self {
             Self::Insert { request, text, .. } => (request.sealed.len() + request.spec.len(), text),
             Self::Update { text, .. } => (0, text),
+            Self::Delete(_) => return 0,
         };
         let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
         request + text.as_ref().map_or(0, |text| length(&text.text) + length(&text.result))

@@ -144,7 +144,10 @@ impl Writer {
         let root = (!self.root_known).then(|| (self.root, self.clock.wall()));
         let result = commit(&self.db, rows, root).await.map_err(Error::from);
         if result.is_ok() {
-            self.root_known |= rows.iter().any(|rows| matches!(rows, Rows::Insert { .. }));
+            let made = |(rows, outcome): (&Rows, &Outcome)| {
+                matches!(rows, Rows::Insert { .. }) && *outcome == Outcome::Done
+            };
+            self.root_known |= rows.iter().zip(result.as_ref().into_iter().flatten()).any(made);
         }
         self.heal(result.as_ref().err());
         result

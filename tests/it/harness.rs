@@ -401,8 +401,10 @@ pub fn action(route: &str) -> v1::Action {
     v1::Action { route: route.to_owned(), ..Default::default() }
 }
 
+/// A job of its own, whatever else is there.
 pub fn start(route: &str) -> v1::StartRequest {
-    v1::StartRequest { action: Some(action(route)), ..Default::default() }
+    let merge_policy = v1::MergePolicy::Never.into();
+    v1::StartRequest { action: Some(action(route)), merge_policy, ..Default::default() }
 }
 
 pub fn seconds(seconds: i64) -> prost_types::Duration {

@@ -24,7 +24,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("watch", &["job", "secret"]),
     ("engine", &["clock", "job", "secret", "store", "tasks", "trigger", "watch"]),
     ("rpc", &["clock", "engine", "job", "proto", "secret", "tasks", "watch"]),
-    ("app", &["clock", "config", "engine", "rpc", "secret", "store", "tasks", "trigger"]),
+    ("app", &["clock", "config", "engine", "job", "rpc", "secret", "store", "tasks", "trigger"]),
     ("cli", &["proto"]),
     (
         "cli/local",

@@ -9,6 +9,7 @@ mod ends;
 mod harness;
 mod house;
 mod list;
+mod merge;
 mod open;
 mod report;
 mod restart;

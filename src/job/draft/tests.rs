@@ -13,6 +13,7 @@ fn defaults() -> Defaults<'static> {
         response_timeout: Some(3_600_000),
         max_duration: None,
         cancel_grace: 10_000,
+        merge_policy: MergePolicy::Never,
     }
 }
 
@@ -269,7 +270,7 @@ prop_compose! {
             raw: raw.map(|(kind, data)| (kind, Bytes::from(data))),
             start_after, start_at, error_timeout, max_duration, expire_after,
             initial_backoff, max_backoff, max_attempts, multiplier, priority,
-            labels, display_name, idempotency_key, has_retry_policy: true,
+            labels, display_name, idempotency_key, has_retry_policy: true, merge_policy: None,
         }
     }
 }

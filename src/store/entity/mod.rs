@@ -2,8 +2,8 @@
 //! the two column by column.
 //!
 //! Ids and hashes are bytes, times UTC milliseconds, flags 0 or 1, numbers
-//! without a sign are stored bit by bit in signed ones. `start_key` and `node`
-//! get theirs with what uses them.
+//! without a sign are stored bit by bit in signed ones. `node` gets
+//! its own with what uses it.
 
 pub(super) mod attempt;
 pub(super) mod job;
@@ -11,3 +11,4 @@ pub(super) mod job_label;
 pub(super) mod job_request;
 pub(super) mod job_text;
 pub(super) mod root_key;
+pub(super) mod start_key;

@@ -99,6 +99,7 @@ fn job_with(n: i64, rules: Rules, scheduled_at: i64, spec_is: impl FnOnce(&mut S
         header_names: vec!["x-one".into()],
         priority: 5,
         rules: Arc::new(rules),
+        merge: None,
     };
     spec_is(&mut spec);
     let spec = Arc::new(spec);
@@ -124,7 +125,7 @@ fn payload() -> Payload {
 }
 
 fn insert(record: &Record) -> Write {
-    Write::Insert(Box::new(New { record: record.clone(), payload: payload() }))
+    Write::Insert(Box::new(New { record: record.clone(), payload: payload(), merge: None, start_key: None }))
 }
 
 fn update(from: Revision, record: &Record) -> Write {

@@ -17,7 +17,7 @@ async fn what_is_inserted_reads_back_equal() {
         assert!(store.payload(job(2).id).await.expect("read").is_none());
 
         let empty = job(3);
-        let new = New { record: empty.clone(), payload: Payload::default() };
+        let new = New { record: empty.clone(), payload: Payload::default(), merge: None, start_key: None };
         assert_eq!(write(&store, Write::Insert(Box::new(new))).await, Ok(Outcome::Done));
         assert!(store.payload(empty.id).await.expect("read") == Some(Payload::default()));
     })
@@ -207,7 +207,12 @@ async fn large_writes_are_split_over_transactions() {
     let mut told = Vec::new();
     for n in 0..3 {
         let body = vec![u8::try_from(n).expect("small"); 3 << 20].into();
-        let new = New { record: job(n), payload: Payload { body, ..Payload::default() } };
+        let new = New {
+            record: job(n),
+            payload: Payload { body, ..Payload::default() },
+            merge: None,
+            start_key: None,
+        };
         told.push(hand_in(&store, Write::Insert(Box::new(new))).await);
     }
     for told in told {

@@ -1,0 +1,122 @@
+//! Which jobs of a transaction are not made, because there is one already.
+//!
+//! Start keys are looked up before merge keys: a repeat gets the job that its
+//! first call got, though that one had joined another's. The transaction is the
+//! only one that writes, so what is read here holds until it commits.
+
+use super::{
+    entity::{job, start_key},
+    write::{Existing, Rows},
+};
+use crate::job::JobId;
+use sea_orm::{
+    ColumnTrait as _, ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, EntityTrait as _,
+    QueryFilter as _, QuerySelect as _, Statement, Value,
+};
+use std::collections::{BTreeMap, HashMap};
+
+/// What becomes of the inserts of a transaction.
+#[derive(Default)]
+pub(super) struct Settled {
+    /// By their place among the writes: those that are not made.
+    pub existing: HashMap<usize, Existing>,
+    /// Keys to be stored: of jobs that are made, and of Starts that joined one.
+    pub start_keys: Vec<start_key::Model>,
+    /// How many join which job.
+    pub joins: BTreeMap<Vec<u8>, i64>,
+}
+
+type Key = (String, Vec<u8>);
+
+pub(super) async fn settle(db: &DatabaseTransaction, writes: &[Rows]) -> Result<Settled, DbErr> {
+    let mut settled = Settled::default();
+    let mut keys = known_keys(db, writes).await?;
+    let mut jobs = identical(db, writes).await?;
+    for (place, write) in writes.iter().enumerate() {
+        let Rows::Insert { job, start_key, join, .. } = write else { continue };
+        if let Some(key) = start_key {
+            let name = (key.caller.clone(), key.key_hash.clone());
+            if let Some((id, request)) = keys.get(&name) {
+                let id = job_id(id)?;
+                let same = *request == key.request_hash;
+                settled.existing.insert(place, if same { Existing::Same(id) } else { Existing::Other(id) });
+                continue;
+            }
+        }
+        let mut made = job.id.clone();
+        if let Some(key) = &job.merge_key {
+            match jobs.get(key) {
+                Some(id) if *join => {
+                    settled.existing.insert(place, Existing::Joined(job_id(id)?));
+                    *settled.joins.entry(id.clone()).or_default() += 1;
+                    made.clone_from(id);
+                }
+                Some(id) => {
+                    settled.existing.insert(place, Existing::Taken(job_id(id)?));
+                    continue; // refused: its key stays free
+                }
+                None => {
+                    jobs.insert(key.clone(), made.clone());
+                }
+            }
+        }
+        if let Some(key) = start_key {
+            keys.insert((key.caller.clone(), key.key_hash.clone()), (made.clone(), key.request_hash.clone()));
+            settled.start_keys.push(start_key::Model { job_id: made, ..key.clone() });
+        }
+    }
+    Ok(settled)
+}
+
+fn job_id(bytes: &[u8]) -> Result<JobId, DbErr> {
+    let bytes = bytes.try_into().map_err(|_| DbErr::Type("an id is not 16 bytes long".into()))?;
+    Ok(JobId::from_bytes(bytes))
+}
+
+/// Keys of these writes that are stored, each with its job and request.
+async fn known_keys(
+    db: &DatabaseTransaction,
+    writes: &[Rows],
+) -> Result<HashMap<Key, (Vec<u8>, Vec<u8>)>, DbErr> {
+    let mut values: Vec<Value> = Vec::new();
+    for write in writes {
+        if let Rows::Insert { start_key: Some(key), .. } = write {
+            values.extend([key.caller.clone().into(), key.key_hash.clone().into()]);
+        }
+    }
+    let mut known = HashMap::new();
+    if values.is_empty() {
+        return Ok(known);
+    }
+    let pairs = vec!["(?, ?)"; values.len() / 2].join(", ");
+    let text = format!(
+        "SELECT caller, key_hash, job_id, request_hash FROM start_key \
+         WHERE (caller, key_hash) IN (VALUES {pairs})"
+    );
+    let statement = Statement::from_sql_and_values(DbBackend::Sqlite, text, values);
+    for row in db.query_all_raw(statement).await? {
+        let key = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+        known.insert(key, (row.try_get_by_index(2)?, row.try_get_by_index(3)?));
+    }
+    Ok(known)
+}
+
+/// Jobs that Starts of these writes may join, by their merge key.
+async fn identical(db: &DatabaseTransaction, writes: &[Rows]) -> Result<HashMap<Vec<u8>, Vec<u8>>, DbErr> {
+    let wanted = writes.iter().filter_map(|write| match write {
+        Rows::Insert { job, .. } => job.merge_key.clone(),
+        Rows::Update { .. } | Rows::Delete(_) => None,
+    });
+    let wanted: Vec<Vec<u8>> = wanted.collect();
+    if wanted.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let found: Vec<(Vec<u8>, Vec<u8>)> = job::Entity::find()
+        .select_only()
+        .columns([job::Column::MergeKey, job::Column::Id])
+        .filter(job::Column::MergeKey.is_in(wanted))
+        .into_tuple()
+        .all(db)
+        .await?;
+    Ok(found.into_iter().collect())
+}
