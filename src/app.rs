@@ -160,6 +160,8 @@ fn engine_settings(config: &Config, targets: &[Target]) -> engine::Settings {
         let settings = engine::TargetSettings {
             base_path: target.base_path().to_owned(),
             allow_headers: own.allow_headers,
+            identity: own.identity,
+            identity_cookies: own.identity_cookies,
             max_in_flight: own.max_in_flight as usize,
         };
         (target.name().to_owned(), settings)
@@ -180,6 +182,10 @@ fn engine_settings(config: &Config, targets: &[Target]) -> engine::Settings {
             config::MergePolicy::Never => MergePolicy::Never,
         },
         max_pending: jobs.max_pending,
+        retention: engine::Retention {
+            succeeded: config.retention.succeeded.map(millis),
+            all: config.retention.all.map(millis),
+        },
         targets: targets.iter().map(of).collect::<BTreeMap<_, _>>(),
     }
 }

@@ -16,7 +16,7 @@ mod tests;
 
 pub use fault::{Fault, Faults, Source};
 pub use layer::Sources;
-pub use section::{Database, Jobs, Log, Node, Server, Target, Trigger};
+pub use section::{Database, Jobs, Log, Node, Retention, Server, Target, Trigger};
 pub use value::{LogFormat, MergePolicy, Secret, Size};
 
 use layer::{Layers, Leaf};
@@ -55,6 +55,8 @@ pub struct Config {
     pub trigger: Trigger,
     /// What holds for a job that does not say otherwise.
     pub jobs: Jobs,
+    /// How long ended jobs are kept.
+    pub retention: Retention,
     /// What is written to standard error.
     pub log: Log,
 }
@@ -114,6 +116,7 @@ impl Config {
             targets: BTreeMap::new(),
             trigger: Trigger::default(),
             jobs: Jobs::default(),
+            retention: Retention::default(),
             log: Log::default(),
         }
     }
@@ -126,6 +129,7 @@ impl Config {
             Some(("database", key)) => self.database.set(key, given),
             Some(("trigger", key)) => self.trigger.set(key, given),
             Some(("jobs", key)) => self.jobs.set(key, given),
+            Some(("retention", key)) => self.retention.set(key, given),
             Some(("log", key)) => self.log.set(key, given),
             Some(("targets", key)) => self.set_target(key, given),
             None if layer::SECTIONS.contains(&key) => Err(format!("is a section: [{key}]")),
@@ -207,6 +211,11 @@ impl Config {
                 "has a bad name: 1 to 64 of lower-case letters, digits, _ and -",
             );
             unless(is_base_url(&target.url), &format!("targets.{name}.url"), URL_EXPECTED);
+            unless(
+                target.identity || target.identity_cookies.is_empty(),
+                &format!("targets.{name}.identity_cookies"),
+                "contradicts identity = false",
+            );
             unless(
                 (1..=10_000).contains(&target.max_in_flight),
                 &format!("targets.{name}.max_in_flight"),

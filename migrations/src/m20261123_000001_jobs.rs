@@ -137,7 +137,7 @@ const INDEXES: &[(&str, &str, &[&str], Option<&str>)] = &[
     ("job_due", "job", &["scheduled_at"], Some("state = 1")),
     ("job_give_up", "job", &["give_up_at"], Some("give_up_at IS NOT NULL")),
     ("job_created", "job", &["created_at", "id"], None),
-    ("job_ended", "job", &["ended_at"], Some("ended_at IS NOT NULL")),
+    ("job_ended", "job", &["state", "ended_at"], Some("ended_at IS NOT NULL")),
     ("job_label_value", "job_label", &["name", "value", "created_at", "job_id"], None),
     ("start_key_job", "start_key", &["job_id"], None),
 ];

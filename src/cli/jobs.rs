@@ -160,6 +160,60 @@ fn row(job: &v1::Job) -> String {
     )
 }
 
+/// Runs ended jobs again, each as a new job.
+#[derive(Debug, clap::Args)]
+pub(super) struct Retry {
+    /// Ids of the jobs.
+    #[arg(required = true)]
+    ids: Vec<String>,
+    #[command(flatten)]
+    user: values::User,
+    /// Print JSON; the same as -o json.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Retry {
+    pub(super) async fn run(self, client: &Client) -> Result<ExitCode, String> {
+        let as_json = client.json || self.json;
+        let mut failed = Vec::new();
+        for id in self.ids {
+            let run_as = self.user.message();
+            let request = v1::RetryJobRequest { job_id: id.clone(), run_as, ..Default::default() };
+            match client.control().retry_job(client.request(request)).await {
+                Ok(answer) => {
+                    let job = answer.into_inner().job.unwrap_or_default();
+                    let human = format!("{} {}, runs {id} again\n", job.id, screen::state(&job));
+                    screen::out(&if as_json { json::line("Job", &job)? + "\n" } else { human })?;
+                }
+                Err(status) => failed.push(format!("{id}: {}", client::told(&status))),
+            }
+        }
+        if failed.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(failed.join("\nbackjob: ")) }
+    }
+}
+
+/// Erases ended jobs.
+#[derive(Debug, clap::Args)]
+pub(super) struct Delete {
+    /// Ids of the jobs.
+    #[arg(required = true)]
+    ids: Vec<String>,
+}
+
+impl Delete {
+    pub(super) async fn run(self, client: &Client) -> Result<ExitCode, String> {
+        let mut failed = Vec::new();
+        for id in self.ids {
+            let request = client.request(v1::DeleteJobRequest { job_id: id.clone() });
+            if let Err(status) = client.control().delete_job(request).await {
+                failed.push(format!("{id}: {}", client::told(&status)));
+            }
+        }
+        if failed.is_empty() { Ok(ExitCode::SUCCESS) } else { Err(failed.join("\nbackjob: ")) }
+    }
+}
+
 /// Cancels jobs.
 #[derive(Debug, clap::Args)]
 pub(super) struct Cancel {

@@ -41,6 +41,10 @@ enum Command {
     List(jobs::List),
     /// Cancel jobs.
     Cancel(jobs::Cancel),
+    /// Run ended jobs again.
+    Retry(jobs::Retry),
+    /// Erase ended jobs.
+    Delete(jobs::Delete),
     #[command(flatten)]
     Local(local::Command),
     /// Print a completion script for a shell.
@@ -82,6 +86,8 @@ fn run_remote(options: client::Options, command: Command) -> Result<ExitCode, St
             Command::Watch(watch) => watch.run(&client).await,
             Command::List(list) => list.run(&client).await,
             Command::Cancel(cancel) => cancel.run(&client).await,
+            Command::Retry(retry) => retry.run(&client).await,
+            Command::Delete(delete) => delete.run(&client).await,
             Command::Local(_) | Command::Completions { .. } => Ok(ExitCode::SUCCESS), // run above
         }
     })

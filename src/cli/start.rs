@@ -72,6 +72,8 @@ pub(super) struct Start {
     /// Which earlier identical job to join.
     #[arg(long, value_enum)]
     merge: Option<Merge>,
+    #[command(flatten)]
+    user: values::User,
     /// Follow the job to its end.
     #[arg(short, long)]
     follow: bool,
@@ -129,6 +131,7 @@ impl Start {
         let max_attempts = self.max_attempts;
         Ok(v1::StartRequest {
             action: Some(action),
+            run_as: self.user.message(),
             start_after: self.after,
             start_at: self.at,
             error_timeout: self.error_timeout,

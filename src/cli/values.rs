@@ -1,5 +1,6 @@
 //! Values on the command line.
 
+use crate::proto::v1;
 use prost_types::{Duration, Timestamp};
 use std::{fs, io::Read as _};
 
@@ -57,6 +58,29 @@ pub(super) fn body(text: &str) -> Result<Vec<u8>, String> {
     match text.strip_prefix('@') {
         Some(file) => fs::read(file).map_err(|error| format!("{file}: {error}")),
         None => Ok(text.as_bytes().to_vec()),
+    }
+}
+
+/// As whom a job is triggered.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct User {
+    /// As the user with these cookies. Beware: other users of this machine may
+    /// see the line; $BACKJOB_COOKIE is seen by none.
+    #[arg(long, value_name = "COOKIES", env = "BACKJOB_COOKIE", hide_env_values = true)]
+    cookie: Option<String>,
+    /// As the user with this Authorization header; also $BACKJOB_AUTHORIZATION.
+    #[arg(long, value_name = "VALUE", env = "BACKJOB_AUTHORIZATION", hide_env_values = true)]
+    authorization: Option<String>,
+}
+
+impl User {
+    /// As the contract has it; none where nothing is given.
+    pub(super) fn message(&self) -> Option<v1::RunAs> {
+        (self.cookie.is_some() || self.authorization.is_some()).then(|| v1::RunAs {
+            kind: v1::RunAsKind::CurrentUser.into(),
+            cookie: self.cookie.clone(),
+            authorization: self.authorization.clone(),
+        })
     }
 }
 

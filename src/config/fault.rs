@@ -78,8 +78,8 @@ pub(super) fn hint(key: &str) -> Option<&'static str> {
         "db" | "tableName" => "is now database.url",
         "errorTimeout" => "is now jobs.error_timeout",
         "userAgent" => "is now trigger.user_agent",
-        "backlogDays" => "becomes retention.succeeded, which this version does not have yet",
-        "allBacklogDays" => "becomes retention.all, which this version does not have yet",
+        "backlogDays" => "is now retention.succeeded, with a unit, as in \"30d\"",
+        "allBacklogDays" => "is now retention.all, with a unit, as in \"60d\"",
         _ => return None,
     })
 }

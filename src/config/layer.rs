@@ -12,10 +12,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(super) const SECTIONS: &[&str] = &["server", "node", "database", "targets", "trigger", "jobs", "log"];
+pub(super) const SECTIONS: &[&str] =
+    &["server", "node", "database", "targets", "trigger", "jobs", "retention", "log"];
 
 /// Read by the command line and by clients, not by the server.
-const NOT_SETTINGS: &[&str] = &["ADDR", "CONFIG", "LOG", "TOKEN"];
+const NOT_SETTINGS: &[&str] = &["ADDR", "AUTHORIZATION", "CONFIG", "COOKIE", "LOG", "TOKEN"];
 
 /// Variables that Kubernetes puts into every container where a service is named
 /// `backjob`, and what the tests of this crate read.

@@ -88,6 +88,11 @@ section! {
         /// Headers, in lower case, that callers may set although applications
         /// trust a proxy with them. Default: none.
         allow_headers: Vec<String> = Vec::new(),
+        /// Whether jobs may be triggered with a user's credentials. Default: yes.
+        identity: bool = true,
+        /// Names of the cookies of a call that make its job the user's who
+        /// calls, `*` for any characters. Default: none.
+        identity_cookies: Vec<String> = Vec::new(),
         /// Jobs that this node runs at once, 1 to 10,000. Default: 16.
         max_in_flight: u32 = 16,
     }
@@ -140,6 +145,16 @@ section! {
         /// Waiting jobs, at least 1; beyond, Start is refused. Default:
         /// 1,000,000.
         max_pending: u64 = 1_000_000,
+    }
+}
+
+section! {
+    /// `[retention]`: how long ended jobs are kept.
+    Retention {
+        /// Those that SUCCEEDED; none means for ever. Default: 30 days.
+        succeeded: Option<Duration> = Some(Duration::from_secs(30 * 86_400)),
+        /// All; none means for ever. Default: 60 days.
+        all: Option<Duration> = Some(Duration::from_secs(60 * 86_400)),
     }
 }
 

@@ -115,7 +115,7 @@ fn the_default_target_has_a_url_and_no_other_has() {
 
 #[test]
 fn every_fault_of_every_source_is_named_at_once() {
-    let toml = "errorTimeout = 60\nuseCache = true\nserver = 1\n[retention]\nall = 1\n[jobs]\nerror_timeout = \"x\"\n\
+    let toml = "errorTimeout = 60\nuseCache = true\nserver = 1\n[retained]\nall = 1\n[jobs]\nerror_timeout = \"x\"\n\
                 max_pending = 0\nflush = 1\n[targets.default]\nurl = \"ftp://host\"\n[targets.\"A b\"]\nurl = \"http://h\"\n";
     let variables = [("BACKJOB_SERVER_LISTNE", "x"), ("BACKJOB_X", "1"), ("BACKJOB_TARGETS_SHOP", "x")];
     let faults = refused(toml, &variables, &[("trigger.linger", "2h"), ("nothing", "1"), ("jobs", "1")]);
@@ -125,7 +125,7 @@ fn every_fault_of_every_source_is_named_at_once() {
         "backjob.toml: errorTimeout is now jobs.error_timeout",
         "backjob.toml: jobs.error_timeout must be a span like",
         "backjob.toml: jobs.flush is no setting; there are error_timeout, response_timeout,",
-        "backjob.toml: retention is no setting",
+        "backjob.toml: retained is no setting",
         "backjob.toml: server is a section: [server]",
         "backjob.toml: useCache is no longer needed",
         "BACKJOB_SERVER_LISTNE: server.listne is no setting; there are listen,",

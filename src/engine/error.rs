@@ -36,6 +36,17 @@ pub enum Error {
     /// `stopped` was reported, but nobody cancelled the job.
     #[error("nobody cancelled the job: report finish or fail")]
     NotCancelled,
+    /// The job has not ended.
+    #[error("job {id} has not ended: {state}")]
+    NotFinal {
+        /// The job.
+        id: JobId,
+        /// Where it stands.
+        state: StateName,
+    },
+    /// The job ran with a user's credentials, which are not kept.
+    #[error("job {0} ran as a user whose credentials are gone: run_as must give them anew")]
+    CredentialsGone(JobId),
     /// An identical job has not ended.
     #[error("job {0} is the same and has not ended")]
     Duplicate(JobId),

@@ -1,5 +1,6 @@
 //! The use cases: start, read, watch, cancel, report; and the loops that carry
-//! them on: dispatcher, schedule, timers, flusher.
+//! them on: dispatcher, schedule, timers, flusher,
+//! retention.
 //!
 //! Imports the domain, clock, tasks, secret, store, trigger and watch; nothing
 //! of any wire. Every change goes load → `Job::apply` → commit → effects:
@@ -27,6 +28,7 @@
 //! When the store fails, what was to be committed is kept and tried again;
 //! whoever waits for it is told that it is unavailable and may repeat.
 
+mod again;
 mod dispatcher;
 mod error;
 mod flusher;
@@ -34,20 +36,23 @@ mod live;
 mod read;
 mod recovery;
 mod report;
+mod retention;
 mod runner;
 mod schedule;
 mod start;
 mod timers;
 
 pub use crate::store::AttemptRow;
+pub use again::Again;
 pub use error::Error;
 pub use read::Filter;
 pub use report::{Acknowledged, Reporting};
+pub use retention::Retention;
 pub use start::Started;
 
 use crate::{
-    clock::Clock, job::MergePolicy, job::Record, secret::Keyring, store::Store, tasks::Tasks,
-    trigger::Trigger, watch::Hub,
+    clock::Clock, job::MergePolicy, job::Record, job::identity::Allowed, secret::Keyring, store::Store,
+    tasks::Tasks, trigger::Trigger, watch::Hub,
 };
 use std::{
     collections::BTreeMap,
@@ -71,8 +76,18 @@ pub struct TargetSettings {
     pub base_path: String,
     /// Names of headers that callers may set besides, in lower case.
     pub allow_headers: Vec<String>,
+    /// Whether it takes a user's credentials.
+    pub identity: bool,
+    /// Names of cookies that are a user's.
+    pub identity_cookies: Vec<String>,
     /// Jobs that run at once, at most.
     pub max_in_flight: usize,
+}
+
+impl TargetSettings {
+    fn allowed_identity(&self) -> Allowed<'_> {
+        Allowed { identity: self.identity, cookies: &self.identity_cookies }
+    }
 }
 
 /// How the engine behaves. Spans of jobs in milliseconds.
@@ -96,6 +111,8 @@ pub struct Settings {
     pub merge_policy: MergePolicy,
     /// Jobs that may wait, at most.
     pub max_pending: u64,
+    /// How long ended jobs are kept.
+    pub retention: Retention,
     /// Targets by name.
     pub targets: BTreeMap<String, TargetSettings>,
 }
@@ -161,6 +178,7 @@ impl Engine {
         engine.tasks.spawn("timers", Arc::clone(&engine).run_timers());
         engine.tasks.spawn("schedule", Arc::clone(&engine).run_schedule());
         engine.tasks.spawn("dispatcher", Arc::clone(&engine).run_dispatcher());
+        engine.tasks.spawn("retention", Arc::clone(&engine).run_retention());
         engine.tasks.spawn("flusher", Arc::clone(&engine).run_flusher());
         Ok(engine)
     }

@@ -91,6 +91,7 @@ impl Engine {
         let spec = live.spec();
         let now = self.clock.now();
         let due_at = lock(&live.inner).job.due_at();
+        let credentials = payload.credentials.clone().unwrap_or_default();
         let request = Request {
             target: spec.target.clone(),
             method: spec.method.clone(),
@@ -100,8 +101,8 @@ impl Engine {
             attempt: live.attempt,
             report_token: ReportToken { job: live.id, attempt: live.attempt }.mint(&self.keys),
             deadline: due_at.map(|at| at.saturating_sub(now.mono).div_ceil(1_000)),
-            cookie: None,
-            authorization: None,
+            cookie: credentials.cookie,
+            authorization: credentials.authorization,
         };
         let ears = Ears { engine: Arc::clone(self), live: Arc::clone(live) };
         let mut called = self.trigger.call(request, Arc::new(ears));

@@ -26,7 +26,7 @@ pub struct Started {
 const LOOKS: u32 = 1_000;
 
 /// What becomes of a Start in the tables.
-enum Stored {
+pub(super) enum Stored {
     Made,
     Existing(Existing),
 }
@@ -57,6 +57,7 @@ impl Engine {
             max_duration: self.settings.max_duration,
             cancel_grace: self.settings.cancel_grace,
             merge_policy: self.settings.merge_policy,
+            identity: target.allowed_identity(),
         };
         let policy = draft.merge_policy.unwrap_or(defaults.merge_policy);
         let (start_after, start_at) = (draft.start_after, draft.start_at);
@@ -132,6 +133,17 @@ impl Engine {
             &after,
             &at,
         ];
+        // Never across users: their credentials are part of it.
+        let user: Vec<Option<&str>> = match &payload.credentials {
+            None => vec![],
+            Some(user) => vec![user.cookie.as_deref(), user.authorization.as_deref()],
+        };
+        let count = [u8::try_from(user.len()).unwrap_or(u8::MAX)];
+        parts.push(&count);
+        for value in &user {
+            parts.push(if value.is_some() { b"given" } else { b"none" });
+            parts.push(value.unwrap_or_default().as_bytes());
+        }
         for (name, value) in &payload.headers {
             parts.extend([name.as_bytes(), value.as_bytes()]);
         }
@@ -139,7 +151,7 @@ impl Engine {
     }
 
     /// Stores a new job, or finds out which one stands for it.
-    async fn insert(self: &Arc<Self>, new: New) -> Result<Stored, Error> {
+    pub(super) async fn insert(self: &Arc<Self>, new: New) -> Result<Stored, Error> {
         let permit = self.store.reserve().await.map_err(|_| Error::Draining)?;
         if !self.one_more_waits() {
             return Err(Error::TooManyPending(self.settings.max_pending));

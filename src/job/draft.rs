@@ -6,6 +6,7 @@
 
 use super::{
     headers,
+    identity::{self, RunAs},
     spec::{MergePolicy, Payload, Spec},
     state::Rules,
     url,
@@ -87,6 +88,10 @@ pub struct Draft {
     pub idempotency_key: String,
     /// Which earlier identical job it may join; none means as the server does.
     pub merge_policy: Option<MergePolicy>,
+    /// As whom; none leaves it to `cookies`.
+    pub run_as: Option<RunAs>,
+    /// The call's own Cookie header; may be empty.
+    pub cookies: String,
 }
 
 // Headers and bodies are never logged; the target is enough to recognise it by.
@@ -114,6 +119,8 @@ pub struct Defaults<'a> {
     pub cancel_grace: u64,
     /// `jobs.merge_policy`.
     pub merge_policy: MergePolicy,
+    /// What the target says of credentials.
+    pub identity: identity::Allowed<'a>,
 }
 
 /// A request without faults.
@@ -156,6 +163,11 @@ pub fn check(draft: Draft, defaults: &Defaults<'_>, wall: i64) -> Result<Checked
     faults.unless(priority <= 9, "priority", "must be 0 to 9");
     let (content_type, body) = faults.body(draft.form, draft.json, draft.raw);
     let method = faults.method(draft.method, content_type.is_some());
+    let credentials = identity::resolve(draft.run_as, &draft.cookies, defaults.identity);
+    let credentials = credentials.unwrap_or_else(|more| {
+        faults.0.extend(more);
+        None
+    });
     faults.finish()?;
     let policy = draft.merge_policy.unwrap_or(defaults.merge_policy);
     let spec = Spec {
@@ -170,8 +182,9 @@ pub fn check(draft: Draft, defaults: &Defaults<'_>, wall: i64) -> Result<Checked
         priority: u8::try_from(priority).unwrap_or(9),
         rules: Arc::new(rules),
         merge: policy.class(),
+        as_user: credentials.is_some(),
     };
-    Ok(Checked { spec, payload: Payload { headers, content_type, body }, scheduled_at })
+    Ok(Checked { spec, payload: Payload { headers, content_type, body, credentials }, scheduled_at })
 }
 
 /// Gathers faults. Each part gives back what it made, which counts only if

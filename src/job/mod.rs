@@ -13,6 +13,7 @@
 pub mod draft;
 pub mod headers;
 pub mod id;
+pub mod identity;
 pub mod record;
 pub mod spec;
 pub mod state;
@@ -25,6 +26,7 @@ mod matrix;
 
 pub use draft::{Checked, Defaults, Draft, Violation};
 pub use id::{BadJobId, JobId};
+pub use identity::Credentials;
 pub use record::Record;
 pub use spec::{MergeClass, MergePolicy, Payload, Spec};
 pub use state::{Detail, Failure, Job, Now, Output, Reason, Revision, Rules, State, StateName};

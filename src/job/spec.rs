@@ -1,6 +1,6 @@
 //! What a job was asked to do: checked once, at Start, and never changed.
 
-use super::state::Rules;
+use super::{identity::Credentials, state::Rules};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
@@ -31,6 +31,9 @@ pub struct Spec {
     /// Whether identical Starts may join it, and for how long.
     #[serde(default)]
     pub merge: Option<MergeClass>,
+    /// Whether it is triggered with a user's credentials.
+    #[serde(default)]
+    pub as_user: bool,
 }
 
 /// Until when identical Starts find a job.
@@ -78,6 +81,9 @@ pub struct Payload {
     pub content_type: Option<String>,
     /// Body as sent.
     pub body: Bytes,
+    /// The user's; none where it is triggered as nobody. Sealed by itself.
+    #[serde(skip)]
+    pub credentials: Option<Credentials>,
 }
 
 impl std::fmt::Debug for Payload {

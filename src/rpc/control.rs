@@ -1,7 +1,7 @@
 //! JobControl: what callers use.
 
 use super::{
-    Service, convert,
+    Service, auth, convert,
     frame::{RunFrame, server::job_control_server::JobControl},
     mask::Mask,
     page, status,
@@ -28,7 +28,8 @@ const BATCH: usize = 1_000;
 #[tonic::async_trait]
 impl JobControl for Service {
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
-        self.start_one(request.into_inner()).await.map(Response::new)
+        let cookies = auth::cookies(request.metadata());
+        self.start_one(request.into_inner(), &cookies).await.map(Response::new)
     }
 
     async fn get_status(
@@ -72,11 +73,13 @@ impl JobControl for Service {
     type RunStream = Pin<Box<dyn Stream<Item = Result<RunFrame, Status>> + Send>>;
 
     async fn run(&self, request: Request<v1::RunRequest>) -> Result<Response<Self::RunStream>, Status> {
+        let cookies = auth::cookies(request.metadata());
         let v1::RunRequest { start, heartbeat_interval, text: mode } = request.into_inner();
         let start = start.ok_or_else(|| status::invalid("start", "is required"))?;
         let heartbeat = heartbeat(heartbeat_interval)?;
         let text = text(mode, Text::Full)?;
-        let started = self.start_one(start).await.map_err(|refused| status::within("start", &refused))?;
+        let started =
+            self.start_one(start, &cookies).await.map_err(|refused| status::within("start", &refused))?;
         let id =
             convert::job_id("job.id", &started.job.as_ref().map(|job| job.id.clone()).unwrap_or_default())?;
         // It is stored: that is said first, whatever becomes of the watch.
@@ -96,12 +99,13 @@ impl JobControl for Service {
         &self,
         request: Request<v1::BatchStartRequest>,
     ) -> Result<Response<v1::BatchStartResponse>, Status> {
+        let cookies = auth::cookies(request.metadata());
         let requests = request.into_inner().requests;
         if !(1..=BATCH).contains(&requests.len()) {
             return Err(status::invalid("requests", format!("must be 1 to {BATCH}")));
         }
         // At once, so that they share a commit; begun in their order.
-        let answers = join_all(requests.into_iter().map(|request| self.start_one(request))).await;
+        let answers = join_all(requests.into_iter().map(|request| self.start_one(request, &cookies))).await;
         let result = |answer| match answer {
             Ok(response) => v1::batch_start_result::Result::Response(response),
             Err(refused) => v1::batch_start_result::Result::Error(status::as_message(&refused)),
@@ -163,16 +167,23 @@ impl JobControl for Service {
 
     async fn retry_job(
         &self,
-        _: Request<v1::RetryJobRequest>,
+        request: Request<v1::RetryJobRequest>,
     ) -> Result<Response<v1::RetryJobResponse>, Status> {
-        Err(status::unimplemented("RetryJob"))
+        let cookies = auth::cookies(request.metadata());
+        let request = request.into_inner();
+        let id = convert::job_id("job_id", &request.job_id)?;
+        let again = convert::again(request, cookies).map_err(status::invalid_all)?;
+        let record = self.engine.run_again(id, again, "").await.map_err(status::of)?;
+        Ok(Response::new(v1::RetryJobResponse { job: Some(convert::job(&record, true)) }))
     }
 
     async fn delete_job(
         &self,
-        _: Request<v1::DeleteJobRequest>,
+        request: Request<v1::DeleteJobRequest>,
     ) -> Result<Response<v1::DeleteJobResponse>, Status> {
-        Err(status::unimplemented("DeleteJob"))
+        let id = convert::job_id("job_id", &request.into_inner().job_id)?;
+        self.engine.delete(id).await.map_err(status::of)?;
+        Ok(Response::new(v1::DeleteJobResponse {}))
     }
 
     async fn list_attempts(
@@ -194,11 +205,14 @@ impl JobControl for Service {
 }
 
 impl Service {
-    async fn start_one(&self, request: v1::StartRequest) -> Result<v1::StartResponse, Status> {
+    async fn start_one(&self, request: v1::StartRequest, cookies: &str) -> Result<v1::StartResponse, Status> {
         // Maps are sorted, so that equal requests are the same bytes.
         let keyed = !request.idempotency_key.is_empty();
-        let bytes = if keyed { request.encode_to_vec() } else { Vec::new() };
-        let draft = convert::draft(request).map_err(status::invalid_all)?;
+        let mut bytes = if keyed { request.encode_to_vec() } else { Vec::new() };
+        if keyed && request.run_as.is_none() {
+            bytes.extend(cookies.as_bytes()); // they may say who it is for
+        }
+        let draft = convert::draft(request, cookies.to_owned()).map_err(status::invalid_all)?;
         let started = self.engine.start(draft, &bytes, "").await.map_err(status::of)?;
         let job = Some(convert::job(&started.record, true));
         Ok(v1::StartResponse { job, merged: started.merged, watch_token: String::new() })

@@ -2,15 +2,17 @@
 
 use super::status;
 use crate::{
-    engine::{Acknowledged, AttemptRow, Filter},
+    engine::{Acknowledged, Again, AttemptRow, Filter},
     job::{
         Detail, Failure, JobId, MergePolicy, Output, Record, StateName,
-        draft::{Draft, Violation},
+        draft::{Draft, MAX_TEXT, Violation},
+        identity::{Kind as As, RunAs},
         transition::{End, Progress, Report, TextChange},
     },
     proto::v1,
 };
 use bytes::Bytes;
+use prost::Message as _;
 use prost_types::{Duration, Struct, Timestamp, Value, value::Kind};
 use tonic::Status;
 
@@ -56,8 +58,8 @@ pub fn bounded(field: &str, given: Option<Duration>, least: i64, most: i64) -> R
     Ok(u64::try_from(given).ok())
 }
 
-/// What Start is given. Faults that the domain cannot see are found here.
-pub fn draft(request: v1::StartRequest) -> Result<Draft, Vec<Violation>> {
+/// What Start is given, and the cookies of its call. Faults that the domain cannot see are found here.
+pub fn draft(request: v1::StartRequest, cookies: String) -> Result<Draft, Vec<Violation>> {
     let mut faults = Vec::new();
     let mut fault = |field: &str, description: &str| {
         faults.push(Violation { field: field.into(), description: description.into() });
@@ -81,12 +83,13 @@ pub fn draft(request: v1::StartRequest) -> Result<Draft, Vec<Violation>> {
         fault("action", "is required");
         v1::Action::default()
     });
-    if let Some(run_as) = run_as {
-        let anonymous = matches!(run_as.kind(), v1::RunAsKind::Unspecified | v1::RunAsKind::Anonymous);
-        if !anonymous || run_as.cookie.is_some() || run_as.authorization.is_some() {
-            fault("run_as", "only ANONYMOUS without credentials is built yet");
+    let run_as = run_as.and_then(|given| match run_as_of(given) {
+        Ok(run_as) => Some(run_as),
+        Err(description) => {
+            fault("run_as.kind", description);
+            None
         }
-    }
+    });
     let merge_policy = match v1::MergePolicy::try_from(merge_policy) {
         Ok(v1::MergePolicy::Unspecified) => None,
         Ok(v1::MergePolicy::JoinPending) => Some(MergePolicy::JoinPending),
@@ -134,7 +137,43 @@ pub fn draft(request: v1::StartRequest) -> Result<Draft, Vec<Violation>> {
         display_name,
         idempotency_key,
         merge_policy,
+        run_as,
+        cookies,
     })
+}
+
+/// As whom.
+pub fn run_as_of(given: v1::RunAs) -> Result<RunAs, &'static str> {
+    let kind = match v1::RunAsKind::try_from(given.kind) {
+        Ok(v1::RunAsKind::Unspecified) => None,
+        Ok(v1::RunAsKind::Anonymous) => Some(As::Anonymous),
+        Ok(v1::RunAsKind::CurrentUser) => Some(As::CurrentUser),
+        Err(_) => return Err("is not a value of RunAsKind"),
+    };
+    Ok(RunAs { kind, cookie: given.cookie, authorization: given.authorization })
+}
+
+/// What RetryJob is given, and the cookies of its call.
+pub fn again(request: v1::RetryJobRequest, cookies: String) -> Result<Again, Vec<Violation>> {
+    let mut faults = Vec::new();
+    let key = &request.idempotency_key;
+    if key.len() > MAX_TEXT || key.contains(char::is_control) {
+        let description = "must take at most 256 bytes without control characters".into();
+        faults.push(Violation { field: "idempotency_key".into(), description });
+    }
+    let mut bytes = request.encode_to_vec();
+    if request.run_as.is_none() {
+        bytes.extend(cookies.as_bytes());
+    }
+    let run_as = request.run_as.map(run_as_of).transpose().unwrap_or_else(|description| {
+        faults.push(Violation { field: "run_as.kind".into(), description: description.into() });
+        None
+    });
+    if faults.is_empty() {
+        Ok(Again { run_as, cookies, idempotency_key: request.idempotency_key, request: bytes })
+    } else {
+        Err(faults)
+    }
 }
 
 fn json_bytes(json: &Struct) -> Result<Bytes, ()> {

@@ -68,6 +68,13 @@ pub fn of(error: Error) -> Status {
             .about("job_id", id)
             .about("attempt", attempt)
             .into_status(),
+        Error::NotFinal { id, state } => Fault::new(Code::FailedPrecondition, "JOB_NOT_FINAL", message)
+            .about("job_id", id)
+            .about("state", state)
+            .into_status(),
+        Error::CredentialsGone(id) => Fault::new(Code::FailedPrecondition, "CREDENTIALS_GONE", message)
+            .about("job_id", id)
+            .into_status(),
         Error::Duplicate(id) => {
             Fault::new(Code::AlreadyExists, "DUPLICATE_JOB", message).about("job_id", id).into_status()
         }
@@ -201,6 +208,8 @@ mod tests {
             (Error::NotFound(id), Code::NotFound, "JOB_NOT_FOUND"),
             (Error::Final { id, state: StateName::Failed }, Code::FailedPrecondition, "JOB_FINAL"),
             (Error::Stale { id, attempt: 1 }, Code::Aborted, "STALE_ATTEMPT"),
+            (Error::NotFinal { id, state: StateName::Running }, Code::FailedPrecondition, "JOB_NOT_FINAL"),
+            (Error::CredentialsGone(id), Code::FailedPrecondition, "CREDENTIALS_GONE"),
             (Error::Duplicate(id), Code::AlreadyExists, "DUPLICATE_JOB"),
             (Error::KeyMismatch(id), Code::AlreadyExists, "IDEMPOTENCY_MISMATCH"),
             (Error::NotCancelled, Code::InvalidArgument, "INVALID_FIELD"),

@@ -121,7 +121,7 @@ async fn all(
     insert::<start_key::ActiveModel, _>(db, start_keys, None).await?;
     join(db, joins).await?;
     let won = update(db, &updates).await?;
-    let mut closed = Vec::new();
+    let (mut closed, mut wiped) = (Vec::new(), Vec::new());
     let mut outcomes = Vec::with_capacity(writes.len());
     for (place, write) in writes.iter().enumerate() {
         outcomes.push(match write {
@@ -129,7 +129,10 @@ async fn all(
             Rows::Delete(ids) if delete(db, ids).await? == 0 => Outcome::Lost,
             Rows::Delete(_) => Outcome::Done,
             Rows::Update { job, .. } if !won.contains(&job.id) => Outcome::Lost,
-            Rows::Update { job, closed: now, text, attempt, .. } => {
+            Rows::Update { job, closed: now, wipe, text, attempt, .. } => {
+                if *wipe {
+                    wiped.push(job.id.clone());
+                }
                 if *now {
                     closed.push(job.id.clone());
                 }
@@ -140,6 +143,7 @@ async fn all(
         });
     }
     close(db, closed).await?;
+    wipe(db, wiped).await?;
     insert::<job_text::ActiveModel, _>(db, texts, Some(replace::<job_text::Entity>(&["job_id"]))).await?;
     let newer = replace::<attempt::Entity>(&["job_id", "attempt"]);
     insert::<attempt::ActiveModel, _>(db, attempts, Some(newer)).await?;
@@ -168,6 +172,17 @@ async fn close(db: &DatabaseTransaction, ids: Vec<Vec<u8>>) -> Result<(), DbErr>
         .filter(job::Column::Id.is_in(ids))
         .filter(job::Column::MergeKey.is_not_null());
     free.exec(db).await.map(|_| ())
+}
+
+/// The credentials of these are not needed any more.
+async fn wipe(db: &DatabaseTransaction, ids: Vec<Vec<u8>>) -> Result<(), DbErr> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let wipe = job_request::Entity::update_many()
+        .col_expr(job_request::Column::Credentials, Expr::value(Option::<Vec<u8>>::None))
+        .filter(job_request::Column::JobId.is_in(ids));
+    wipe.exec(db).await.map(|_| ())
 }
 
 /// Erases those of these jobs that are final, with all that belongs to them, and

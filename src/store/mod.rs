@@ -149,9 +149,9 @@ impl Permit {
     /// Hands a write in; never waits. What is sealed of it is sealed here, on the
     /// caller's side. `done` is run on the writer's task.
     pub fn write(self, write: Write, done: Done) {
-        let mut nonce = [0; 24];
-        self.shared.clock.random(&mut nonce);
-        let (id, rows) = write::Rows::of(write, &self.shared.node, &self.shared.keys, nonce);
+        let mut nonces = [[0; 24]; 2];
+        self.shared.clock.random(nonces.as_flattened_mut());
+        let (id, rows) = write::Rows::of(write, &self.shared.node, &self.shared.keys, nonces);
         self.place.send(Item { id, rows, done });
     }
 }

@@ -4,7 +4,7 @@
 //! bytes: the number of headers, their names and values in turn, the content
 //! type if a flag says so, and to the end the body.
 
-use crate::job::Payload;
+use crate::job::{Credentials, Payload};
 
 const VERSION: u8 = 1;
 
@@ -69,7 +69,38 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Payload> {
         1 => Some(reader.text()?),
         _ => return None,
     };
-    Some(Payload { headers, content_type, body: reader.0.to_vec().into() })
+    Some(Payload { headers, content_type, body: reader.0.to_vec().into(), credentials: None })
+}
+
+/// What credentials are bound to beside their job's id.
+pub(super) fn about_credentials(id: &[u8; 16]) -> Vec<u8> {
+    [id.as_slice(), b"/credentials"].concat()
+}
+
+/// Credentials as bytes: a flag and a field for each.
+pub(super) fn encode_credentials(credentials: &Credentials) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    for value in [&credentials.cookie, &credentials.authorization] {
+        out.push(u8::from(value.is_some()));
+        if let Some(value) = value {
+            put(&mut out, value.as_bytes());
+        }
+    }
+    out
+}
+
+/// The credentials of these bytes.
+pub(super) fn decode_credentials(bytes: &[u8]) -> Option<Credentials> {
+    let mut reader = Reader(bytes);
+    if reader.byte()? != VERSION {
+        return None;
+    }
+    let mut value = || match reader.byte()? {
+        0 => Some(None),
+        1 => reader.text().map(Some),
+        _ => None,
+    };
+    Some(Credentials { cookie: value()?, authorization: value()? })
 }
 
 #[cfg(test)]
@@ -84,12 +115,29 @@ mod tests {
             content_type in prop::option::of(".{0,20}"),
             body in prop::collection::vec(any::<u8>(), 0..200),
         ) {
-            let payload = Payload { headers, content_type, body: body.into() };
+            let payload = Payload { headers, content_type, body: body.into(), credentials: None };
             let bytes = encode(&payload);
             prop_assert!(decode(&bytes) == Some(payload.clone()));
             let head = bytes.len() - payload.body.len();
             for end in 0..head {
                 prop_assert!(decode(&bytes[..end]).is_none(), "cut at {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn credentials_read_back() {
+        for (cookie, authorization) in
+            [(None, None), (Some("a=b"), None), (None, Some("Basic x")), (Some("a"), Some("b"))]
+        {
+            let credentials = Credentials {
+                cookie: cookie.map(str::to_owned),
+                authorization: authorization.map(str::to_owned),
+            };
+            let bytes = encode_credentials(&credentials);
+            assert!(decode_credentials(&bytes) == Some(credentials));
+            for end in 0..bytes.len() {
+                assert!(decode_credentials(&bytes[..end]).is_none(), "cut at {end}");
             }
         }
     }

@@ -81,6 +81,29 @@ pub(super) fn running() -> SelectStatement {
     select
 }
 
+/// The condition of the index `job_ended`.
+fn has_ended(select: &mut SelectStatement, state: StateName) {
+    select
+        .and_where(col(job::Column::EndedAt).is_not_null())
+        .and_where(col(job::Column::State).eq(i64::from(state.number())));
+}
+
+pub(super) fn ended_before(state: StateName, at: i64) -> SelectStatement {
+    let mut select = Query::select();
+    select.column((job::Entity, job::Column::Id)).from(job::Entity);
+    has_ended(&mut select, state);
+    select
+        .and_where(col(job::Column::EndedAt).lte(at))
+        .order_by((job::Entity, job::Column::EndedAt), Order::Asc);
+    select
+}
+
+pub(super) fn first_ended(state: StateName) -> SelectStatement {
+    let mut select = earliest(job::Column::EndedAt);
+    has_ended(&mut select, state);
+    select
+}
+
 impl Store {
     /// Those of these jobs that exist, in no order.
     ///
@@ -161,6 +184,23 @@ impl Store {
         select::fetch(self.reader(), &running(), true, None).await
     }
 
+    /// Jobs that ended so, and not later than `at`, the oldest end first.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], or [`Error::Corrupt`].
+    pub async fn ended_before(&self, state: StateName, at: i64, limit: u64) -> Result<Vec<JobId>, Error> {
+        let found = select::run(self.reader(), &ended_before(state, at), Some(limit)).await?;
+        found.iter().map(|found| row::job_id(&found.try_get_by_index::<Vec<u8>>(0)?)).collect()
+    }
+
+    /// When the first of the jobs ended that ended so.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn first_ended(&self, state: StateName) -> Result<Option<i64>, Error> {
+        self.number(&first_ended(state)).await
+    }
+
     /// What is sealed of a job; None if there is no such job.
     ///
     /// # Errors
@@ -172,7 +212,16 @@ impl Store {
         let root = root.ok_or_else(|| Error::corrupt(id, "sealed with a root key that is not given"))?;
         let plain =
             seal::open(root, &id.to_bytes(), &row.sealed).map_err(|error| Error::corrupt(id, error))?;
-        payload::decode(&plain).map(Some).ok_or_else(|| Error::corrupt(id, "its payload is malformed"))
+        let mut payload =
+            payload::decode(&plain).ok_or_else(|| Error::corrupt(id, "its payload is malformed"))?;
+        if let Some(sealed) = row.credentials {
+            let plain = seal::open(root, &payload::about_credentials(&id.to_bytes()), &sealed)
+                .map_err(|error| Error::corrupt(id, error))?;
+            let credentials = payload::decode_credentials(&plain);
+            payload.credentials =
+                Some(credentials.ok_or_else(|| Error::corrupt(id, "its credentials are malformed"))?);
+        }
+        Ok(Some(payload))
     }
 
     /// The report that ended an attempt; None if none did.

@@ -55,7 +55,12 @@ pub(super) fn job(record: &Record, owner: Option<String>) -> job::Model {
     }
 }
 
-pub(super) fn request(record: &Record, root: RootId, sealed: Vec<u8>) -> job_request::Model {
+pub(super) fn request(
+    record: &Record,
+    root: RootId,
+    sealed: Vec<u8>,
+    credentials: Option<Vec<u8>>,
+) -> job_request::Model {
     job_request::Model {
         job_id: record.id.to_bytes().to_vec(),
         retry_of: record.retry_of.map(|id| id.to_bytes().to_vec()),
@@ -64,7 +69,7 @@ pub(super) fn request(record: &Record, root: RootId, sealed: Vec<u8>) -> job_req
         spec: serde_json::to_string(record.spec.as_ref()).unwrap_or_default(),
         root_id: root.to_vec(),
         sealed,
-        credentials: None,
+        credentials,
     }
 }
 

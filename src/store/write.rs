@@ -145,6 +145,8 @@ pub(super) enum Rows {
         job: job::Model,
         /// No later Start joins it any more.
         closed: bool,
+        /// Its credentials are not needed any more.
+        wipe: bool,
         text: Option<job_text::Model>,
         attempt: Option<attempt::Model>,
     },
@@ -152,14 +154,18 @@ pub(super) enum Rows {
 }
 
 impl Rows {
-    /// Seals what is sealed, with the first of `keys` and `nonce`.
-    pub(super) fn of(write: Write, node: &str, keys: &Keyring, nonce: [u8; 24]) -> (JobId, Self) {
+    /// Seals what is sealed, with the first of `keys` and `nonces`.
+    pub(super) fn of(write: Write, node: &str, keys: &Keyring, nonces: [[u8; 24]; 2]) -> (JobId, Self) {
         match write {
             Write::Insert(new) => {
                 let New { record, payload, merge, start_key } = *new;
                 let id = record.id.to_bytes();
                 let root = keys.current();
-                let sealed = seal::seal(root, &id, &payload::encode(&payload), nonce);
+                let sealed = seal::seal(root, &id, &payload::encode(&payload), nonces[0]);
+                let credentials = payload.credentials.as_ref().map(|credentials| {
+                    let plain = payload::encode_credentials(credentials);
+                    seal::seal(root, &payload::about_credentials(&id), &plain, nonces[1])
+                });
                 let labels = record.spec.labels.iter().map(|(name, value)| job_label::Model {
                     job_id: id.to_vec(),
                     name: name.clone(),
@@ -178,7 +184,7 @@ impl Rows {
                         job_id: id.to_vec(),
                         request_hash: key.request.to_vec(),
                     }),
-                    request: row::request(&record, root.id(), sealed),
+                    request: row::request(&record, root.id(), sealed, credentials),
                     labels: labels.collect(),
                     text: row::text(&record),
                 };
@@ -188,6 +194,7 @@ impl Rows {
                 let Update { from, record, text, attempt } = *update;
                 let rows = Self::Update {
                     from: from.stored(),
+                    wipe: record.spec.as_user && record.job.state_name().is_final(),
                     closed: record.spec.merge.is_some() && record.is_closed(),
                     job: row::job(&record, owner(&record, node)),
                     text: if text { row::text(&record) } else { None },

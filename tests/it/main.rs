@@ -1,5 +1,6 @@
 //! The one test binary: each module holds one layer.
 
+mod again;
 mod attempts;
 mod cli;
 mod contract;
@@ -8,11 +9,13 @@ mod docs;
 mod ends;
 mod harness;
 mod house;
+mod identity;
 mod list;
 mod merge;
 mod open;
 mod report;
 mod restart;
+mod retention;
 mod run;
 mod served;
 mod start;

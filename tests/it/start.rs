@@ -247,13 +247,6 @@ async fn jobs_wait_for_a_slot_and_the_urgent_go_first() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_yet_says_so() {
-    let (server, _application) = pair().await;
-    let run_as = v1::RunAs { kind: v1::RunAsKind::CurrentUser.into(), ..Default::default() };
-    names(&server.refused(v1::StartRequest { run_as: Some(run_as), ..start("/a") }).await, "run_as");
-}
-
-#[tokio::test]
 async fn more_waiting_jobs_than_allowed_are_refused_until_one_is_gone() {
     let application = Application::new().await;
     let setup = Setup::new(application.address).with("jobs.max_pending", "2");

@@ -14,6 +14,7 @@ fn defaults() -> Defaults<'static> {
         max_duration: None,
         cancel_grace: 10_000,
         merge_policy: MergePolicy::Never,
+        identity: identity::Allowed { identity: true, cookies: &[] },
     }
 }
 
@@ -270,7 +271,7 @@ prop_compose! {
             raw: raw.map(|(kind, data)| (kind, Bytes::from(data))),
             start_after, start_at, error_timeout, max_duration, expire_after,
             initial_backoff, max_backoff, max_attempts, multiplier, priority,
-            labels, display_name, idempotency_key, has_retry_policy: true, merge_policy: None,
+            labels, display_name, idempotency_key, has_retry_policy: true, merge_policy: None, run_as: None, cookies: String::new(),
         }
     }
 }

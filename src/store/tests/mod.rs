@@ -100,6 +100,7 @@ fn job_with(n: i64, rules: Rules, scheduled_at: i64, spec_is: impl FnOnce(&mut S
         priority: 5,
         rules: Arc::new(rules),
         merge: None,
+        as_user: false,
     };
     spec_is(&mut spec);
     let spec = Arc::new(spec);
@@ -121,6 +122,7 @@ fn payload() -> Payload {
         headers: vec![("authorization".into(), "Bearer canary".into())],
         content_type: Some("application/json".into()),
         body: b"{\"secret\":\"canary\"}".to_vec().into(),
+        credentials: None,
     }
 }
 

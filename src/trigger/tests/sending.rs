@@ -13,6 +13,7 @@ async fn a_trigger_arrives_with_its_headers_and_verifies() {
             headers: vec![("user-agent".into(), "theirs".into()), ("x-tenant".into(), "7".into())],
             content_type: Some("application/json".into()),
             body: Bytes::from_static(br#"{"id":5}"#),
+            credentials: None,
         },
         cookie: Some("session=1; ü".into()),
         authorization: Some("Bearer user".into()),
