@@ -160,6 +160,31 @@ fn row(job: &v1::Job) -> String {
     )
 }
 
+/// Says why a job waits or failed.
+#[derive(Debug, clap::Args)]
+pub(super) struct Why {
+    /// Id of the job.
+    id: String,
+    /// Print JSON; the same as -o json.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Why {
+    pub(super) async fn run(self, client: &Client) -> Result<ExitCode, String> {
+        let request = client.request(v1::ExplainJobRequest { job_id: self.id });
+        let answer = client.control().explain_job(request).await;
+        for reason in answer.map_err(|status| client::told(&status))?.into_inner().reasons {
+            screen::out(&if client.json || self.json {
+                json::line("Reason", &reason)? + "\n"
+            } else {
+                screen::reason(&reason)
+            })?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
 /// Runs ended jobs again, each as a new job.
 #[derive(Debug, clap::Args)]
 pub(super) struct Retry {

@@ -39,6 +39,8 @@ enum Command {
     Watch(watch::Watch),
     /// List jobs, newest first.
     List(jobs::List),
+    /// Say why a job waits or failed.
+    Why(jobs::Why),
     /// Cancel jobs.
     Cancel(jobs::Cancel),
     /// Run ended jobs again.
@@ -85,6 +87,7 @@ fn run_remote(options: client::Options, command: Command) -> Result<ExitCode, St
             Command::Attempts(attempts) => attempts.run(&client).await,
             Command::Watch(watch) => watch.run(&client).await,
             Command::List(list) => list.run(&client).await,
+            Command::Why(why) => why.run(&client).await,
             Command::Cancel(cancel) => cancel.run(&client).await,
             Command::Retry(retry) => retry.run(&client).await,
             Command::Delete(delete) => delete.run(&client).await,

@@ -62,6 +62,21 @@ pub(super) fn attempt(attempt: &v1::Attempt) -> String {
     format!("{number:>3}  {:<24}  {ended:<24}  {status:>3}  {}{why}\n", time(*claimed_at), flat(node))
 }
 
+/// A reason in one line.
+pub(super) fn reason(reason: &v1::Reason) -> String {
+    let mut text = format!("{}: {}", reason.code, flat(&reason.message));
+    for (word, at) in [("since", reason.since), ("until", reason.until)] {
+        if at.is_some() {
+            let _ = write!(text, ", {word} {}", time(at)); // a String takes everything
+        }
+    }
+    for (name, value) in &reason.metadata {
+        let _ = write!(text, ", {name} {}", flat(value));
+    }
+    text.push('\n');
+    text
+}
+
 /// A time as RFC 3339.
 fn time(at: Option<prost_types::Timestamp>) -> String {
     at.map(|at| at.to_string()).unwrap_or_default()

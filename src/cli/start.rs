@@ -143,7 +143,6 @@ impl Start {
             priority: self.priority,
             labels: self.label.iter().cloned().collect(),
             display_name: self.name.clone(),
-            ..Default::default()
         })
     }
 

@@ -42,6 +42,8 @@ struct Hint {
 #[derive(Debug)]
 struct Queue {
     slots: Arc<Semaphore>,
+    /// How many there are.
+    limit: usize,
     hints: BTreeMap<Order, Hint>,
     /// The tables may hold jobs that come after the last hint.
     more: bool,
@@ -85,6 +87,7 @@ impl Drop for Connected {
 impl Dispatcher {
     pub(super) fn new(targets: &BTreeMap<String, TargetSettings>) -> Self {
         let queue = |target: &TargetSettings| Queue {
+            limit: target.max_in_flight,
             slots: Arc::new(Semaphore::new(target.max_in_flight)),
             hints: BTreeMap::new(),
             more: true,
@@ -114,6 +117,12 @@ impl Dispatcher {
     pub(super) fn slot(&self, target: &str) -> Option<Arc<OwnedSemaphorePermit>> {
         let slots = Arc::clone(&lock(&self.queues).get(target)?.slots);
         slots.try_acquire_owned().ok().map(Arc::new)
+    }
+
+    /// How many slots of a target are free, and how many there are; none for an
+    /// unknown one.
+    pub(super) fn free(&self, target: &str) -> Option<(usize, usize)> {
+        lock(&self.queues).get(target).map(|queue| (queue.slots.available_permits(), queue.limit))
     }
 
     /// The tables may hold more than is known here.

@@ -31,6 +31,7 @@
 mod again;
 mod dispatcher;
 mod error;
+mod explain;
 mod flusher;
 mod live;
 mod read;
@@ -45,6 +46,7 @@ mod timers;
 pub use crate::store::AttemptRow;
 pub use again::Again;
 pub use error::Error;
+pub use explain::Fact;
 pub use read::Filter;
 pub use report::{Acknowledged, Reporting};
 pub use retention::Retention;

@@ -97,6 +97,23 @@ impl Reason {
         self as i16
     }
 
+    /// Its name in upper snake case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ActionFailed => "ACTION_FAILED",
+            Self::HttpStatus => "HTTP_STATUS",
+            Self::BadResponse => "BAD_RESPONSE",
+            Self::Redirect => "REDIRECT",
+            Self::Connect => "CONNECT",
+            Self::Lost => "LOST",
+            Self::Stalled => "STALLED",
+            Self::Deadline => "DEADLINE",
+            Self::Expired => "EXPIRED",
+            Self::Blocked => "BLOCKED",
+            Self::Internal => "INTERNAL",
+        }
+    }
+
     /// From the stored number.
     pub fn from_number(number: i16) -> Option<Self> {
         Self::ALL.into_iter().find(|r| r.number() == number)

@@ -198,9 +198,12 @@ impl JobControl for Service {
 
     async fn explain_job(
         &self,
-        _: Request<v1::ExplainJobRequest>,
+        request: Request<v1::ExplainJobRequest>,
     ) -> Result<Response<v1::ExplainJobResponse>, Status> {
-        Err(status::unimplemented("ExplainJob"))
+        let id = convert::job_id("job_id", &request.into_inner().job_id)?;
+        let facts = self.engine.explain(id).await.map_err(status::of)?;
+        let reasons = facts.into_iter().map(convert::reason).collect();
+        Ok(Response::new(v1::ExplainJobResponse { reasons }))
     }
 }
 

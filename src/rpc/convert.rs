@@ -2,7 +2,7 @@
 
 use super::status;
 use crate::{
-    engine::{Acknowledged, Again, AttemptRow, Filter},
+    engine::{Acknowledged, Again, AttemptRow, Fact, Filter},
     job::{
         Detail, Failure, JobId, MergePolicy, Output, Record, StateName,
         draft::{Draft, MAX_TEXT, Violation},
@@ -345,6 +345,17 @@ pub fn job(record: &Record, text: bool) -> v1::Job {
         merged_count: record.merged_count,
         retry_of: record.retry_of.map(|id| id.to_string()).unwrap_or_default(),
         priority: spec.priority.into(),
+    }
+}
+
+/// A fact as callers see it.
+pub fn reason(fact: Fact) -> v1::Reason {
+    v1::Reason {
+        code: fact.code,
+        message: fact.message,
+        since: fact.since.map(timestamp),
+        until: fact.until.map(timestamp),
+        metadata: fact.metadata,
     }
 }
 

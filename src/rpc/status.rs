@@ -166,13 +166,6 @@ pub fn going_away(message: impl Into<String>) -> Status {
     Fault::new(Code::Unavailable, "DRAINING", message).retry(spread(Duration::from_millis(500))).into_status()
 }
 
-/// What the contract has and this version does not.
-#[must_use]
-pub fn unimplemented(what: &str) -> Status {
-    let message = format!("{what} is not built yet");
-    Fault::new(Code::Unimplemented, "UNIMPLEMENTED", message).about("rpc", what).into_status()
-}
-
 fn internal(text: &str) -> Status {
     let id = random().to_string();
     tracing::error!(id, error = text, "internal error");

@@ -7,6 +7,7 @@ mod contract;
 mod coverage;
 mod docs;
 mod ends;
+mod explain;
 mod harness;
 mod house;
 mod identity;
