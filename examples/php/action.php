@@ -1,6 +1,6 @@
 <?php
 // An action for backjob in plain PHP 8: it counts the words in the text files of
-// a folder, and its response ends the job. Run it here with
+// a folder, reports as plain HTTP, and its response ends the job. Run it here with
 //
 //     TRIGGER_KEY=... FOLDER=. php -S 127.0.0.1:8080 action.php
 
@@ -75,7 +75,7 @@ function refusal(string $body, string $key): ?string
 }
 
 /** Counts the words in the text files below a folder, but those in hidden folders. */
-function count_words(string $folder): array
+function count_words(string $folder, int $pause): array
 {
     $visible = fn (SplFileInfo $file) => !($file->isDir() && str_starts_with($file->getFilename(), '.'));
     $all = new RecursiveIteratorIterator(new RecursiveCallbackFilterIterator(
@@ -84,7 +84,18 @@ function count_words(string $folder): array
     ));
     $files = $words = 0;
     $counts = [];
+    $last = microtime(true);
     foreach ($all as $file) {
+        // Two reports a second: each waits for its answer.
+        if (microtime(true) - $last > 0.5) {
+            $last = microtime(true);
+            $detail = ['done' => (string) $files, 'unit' => 'files', 'stage' => 'counting'];
+            if (report(['progressDetail' => $detail])) {
+                report(['stopped' => (object) []]);
+                answer(200, 'stopped');
+            }
+        }
+        usleep($pause * 1000);
         if (!$file->isFile() || !$file->isReadable() || $file->getSize() > 16 << 20) {
             continue;
         }
@@ -102,6 +113,24 @@ function count_words(string $folder): array
     }
     arsort($counts);
     return [$files, $words, array_slice($counts, 0, 10, preserve_keys: true)];
+}
+
+/**
+ * Sends one report as plain HTTP with JSON; true if the action should stop. One
+ * that does not arrive is no reason to end: the response is what counts.
+ */
+function report(array $report): bool
+{
+    $context = stream_context_create(['http' => [
+        'method' => 'POST',
+        'header' => "Content-Type: application/json\r\n"
+            . 'Authorization: Bearer ' . header_value('backjob-report-token') . "\r\n",
+        'content' => json_encode($report, JSON_INVALID_UTF8_SUBSTITUTE),
+        'timeout' => 10,
+    ]]);
+    $url = header_value('backjob-report-url') . '/backjob.v1.JobWorker/Report';
+    $answer = json_decode((string) @file_get_contents($url, false, $context), true);
+    return ($answer['directive'] ?? '') === 'DIRECTIVE_STOP';
 }
 
 /** Ends the request. */
@@ -139,8 +168,10 @@ ignore_user_abort(true);
 // or piece. The header is not signed, hence the bound.
 set_time_limit(min(max((int) header_value('backjob-deadline'), 1), 86400));
 
+// How many milliseconds to rest after each file, so that there is something to watch.
+$pause = (int) ($_GET['pause'] ?? 0);
 try {
-    [$files, $words, $most] = count_words(getenv('FOLDER') ?: '.');
+    [$files, $words, $most] = count_words(getenv('FOLDER') ?: '.', $pause);
 } catch (Exception $failure) {
     answer(500, $failure->getMessage()); // backjob retries it if it may
 }

@@ -1,4 +1,4 @@
-//! The wire: gRPC, gRPC-Web, health and reflection, all on one port.
+//! The wire: gRPC, gRPC-Web, Connect's unary form, health and reflection, all on one port.
 //!
 //! Imports everything below it but the store and the trigger, and the generated
 //! messages. `convert` is the only bridge between messages and words inside,
@@ -6,6 +6,7 @@
 //! here: each rpc reads its request, calls one use case, writes its answer.
 
 mod auth;
+mod connect;
 mod control;
 mod convert;
 pub mod frame;
@@ -75,6 +76,7 @@ pub async fn serve(
         // Notices clients that vanished without a word.
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+        .layer(connect::ConnectLayer)
         .layer(tonic_web::GrpcWebLayer::new())
         .add_service(control)
         .add_service(worker)

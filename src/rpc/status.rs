@@ -146,6 +146,13 @@ pub fn as_message(status: &Status) -> tonic_types::pb::Status {
     })
 }
 
+/// The message is larger than any may be.
+#[must_use]
+pub fn too_large(limit: usize) -> Status {
+    let message = format!("a message may take at most {limit} bytes");
+    Fault::new(Code::ResourceExhausted, "TOO_LARGE", message).about("limit", limit).into_status()
+}
+
 /// The call has no token.
 #[must_use]
 pub fn token_missing() -> Status {

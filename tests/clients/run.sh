@@ -22,7 +22,7 @@ failed=()
 clean() {
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
   for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
-  rm -rf "$work" "$clients"/{node,web,signature}/node_modules "$root/examples/node/node_modules"
+  rm -rf "$work" "$clients"/{node,web,connect,signature}/node_modules "$root/examples/node/node_modules"
 }
 trap clean EXIT
 
@@ -69,14 +69,14 @@ fi
 npm install --silent --no-fund --no-audit --prefix "$tools" \
   @bufbuild/buf@1.75.0 @bufbuild/protoc-gen-es@2.17.0 @bufbuild/protobuf@2.17.0 \
   @grpc/grpc-js@1.14.7 @grpc/proto-loader@0.8.1 \
-  @connectrpc/connect@2.2.0 @connectrpc/connect-web@2.2.0 http-message-signatures@1.0.6
+  @connectrpc/connect@2.2.0 @connectrpc/connect-web@2.2.0 @connectrpc/connect-node@2.2.0 http-message-signatures@1.0.6
 if ! command -v php >/dev/null; then
   if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
     apt-get update -q >"$work/apt.log" && apt-get install -y -q php-cli >>"$work/apt.log"
   fi
   command -v php >/dev/null || { echo "php is not on PATH" >&2; exit 2; }
 fi
-for folder in "$clients"/{node,web,signature} examples/node; do
+for folder in "$clients"/{node,web,connect,signature} examples/node; do
   ln -sfn "$tools/node_modules" "$folder/node_modules"
 done
 PATH=$tools/node_modules/.bin:$PATH buf generate --template tests/clients/web/buf.gen.yaml
@@ -93,6 +93,7 @@ check "grpc-go" go run -C "$clients/go" .
 check "grpcio" "$python" "$clients/python/checks.py"
 check "@grpc/grpc-js" node "$clients/node/checks.mjs"
 check "gRPC-Web" node "$clients/web/checks.mjs"
+check "Connect" node "$clients/connect/checks.mjs"
 kill -TERM "$pid"
 wait "$pid" || { echo "FAIL the demo did not end well"; failed+=("demo"); }
 
@@ -106,7 +107,7 @@ check "the Go example's check" go test -C examples/go ./...
 folder=$work/server
 mkdir "$folder"
 (cd "$folder" && "$binary" keygen >/dev/null)
-targets=(rust python node go php library.py library.mjs)
+targets=(rust python node go php shell library.py library.mjs)
 {
   for i in "${!targets[@]}"; do
     printf '[targets."%s"]\nurl = "http://127.0.0.1:%d"\n' "${targets[i]//./-}" $((18080 + i))
@@ -126,6 +127,7 @@ for i in "${!targets[@]}"; do
     node) background "$name" node examples/node/action.mjs ;;
     go) background "$name" "$work/go-action" ;;
     php) background "$name" php -S "127.0.0.1:$port" examples/php/action.php ;;
+    shell) background "$name" "$python" "$clients/shell/application.py" ;;
     library-py) background "$name" "$python" "$clients/signature/live.py" ;;
     library-mjs) background "$name" node "$clients/signature/live.mjs" ;;
   esac
@@ -162,7 +164,7 @@ for i in "${!targets[@]}"; do
   name=${targets[i]//./-}
   check "action: $name" bash -c "action $name $((18080 + i))"
 done
-for name in rust python node go; do
+for name in rust python node go php; do
   check "cancel: $name" bash -c "stopped $name"
 done
 

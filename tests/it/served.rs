@@ -103,3 +103,95 @@ async fn grpc_web_is_spoken_over_http_1() {
     assert_eq!(body[5], 0x80, "then the trailers");
     assert!(String::from_utf8_lossy(&body[10..]).contains("grpc-status:0"));
 }
+
+/// One request over HTTP/1.1: status, content type and body.
+async fn plain(server: &Server, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, String, String) {
+    let stream = TcpStream::connect(server.address).await.expect("connected");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP/1.1");
+    spawn(connection);
+    let mut request = http::Request::post(path).header("host", server.address.to_string());
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(bytes::Bytes::from(body.to_owned()))).expect("a request");
+    let response = soon("an answer", sender.send_request(request)).await.expect("an answer");
+    let kind = response.headers().get("content-type").map(|kind| kind.to_str().expect("ASCII").to_owned());
+    let status = response.status().as_u16();
+    let body = soon("the body", response.into_body().collect()).await.expect("a body").to_bytes();
+    (status, kind.unwrap_or_default(), String::from_utf8(body.to_vec()).expect("text"))
+}
+
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+#[tokio::test]
+async fn the_unary_rpcs_are_plain_http_with_json() {
+    let (server, application) = pair().await;
+    let asked = r#"{"action": {"route": "/a", "json": {"id": 5}}, "labels": {"kind": "x"}}"#;
+    let (status, kind, body) = plain(&server, "/backjob.v1.JobControl/Start", &[JSON], asked).await;
+    assert_eq!((status, kind.as_str()), (200, "application/json"), "{body}");
+    let started: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(started["job"]["labels"]["kind"], "x");
+    let id = started["job"]["id"].as_str().expect("an id");
+    let mut hit = application.hit().await;
+    assert_eq!(&hit.body[..], br#"{"id":5}"#);
+
+    let bearer = format!("Bearer {}", hit.token());
+    let headers = [JSON, ("authorization", bearer.as_str()), ("connect-protocol-version", "1")];
+    let path = "/backjob.v1.JobWorker/Report";
+    let report = r#"{"sequence": "1", "progress": 40, "appendText": "half\n"}"#;
+    let (status, _, body) = plain(&server, path, &headers, report).await;
+    assert_eq!(status, 200, "{body}");
+    let acknowledged: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(
+        (acknowledged["directive"].as_str(), acknowledged["ackedSequence"].as_str()),
+        (Some("DIRECTIVE_CONTINUE"), Some("1"))
+    );
+    assert_eq!((server.get(id).await.progress, server.get(id).await.status_text.as_str()), (40, "half\n"));
+    // Nothing at all is a heartbeat.
+    assert_eq!(plain(&server, path, &headers, "").await.0, 200);
+    let (status, _, _) = plain(&server, path, &headers, r#"{"sequence": 2, "finish": {}}"#).await;
+    assert_eq!(status, 200);
+    assert_eq!(server.end(id).await.state(), backjob::proto::v1::JobState::Succeeded);
+    hit.ok();
+}
+
+#[tokio::test]
+async fn errors_of_plain_http_are_those_that_connect_defines() {
+    let (server, _application) = pair().await;
+    let start = "/backjob.v1.JobControl/Start";
+    let cases: &[(&str, &[(&str, &str)], &str, u16, &str, &str)] = &[
+        (start, &[JSON], r#"{"action": {"route": "x"}}"#, 400, "invalid_argument", "action.route"),
+        (start, &[JSON], "{", 400, "invalid_argument", "body"),
+        (start, &[JSON], r#"{"nonsense": 1}"#, 400, "invalid_argument", "nonsense"),
+        (start, &[JSON, ("connect-protocol-version", "2")], "{}", 400, "invalid_argument", "must be 1"),
+        (start, &[JSON, ("connect-timeout-ms", "x")], "{}", 400, "invalid_argument", "connect-timeout-ms"),
+        (start, &[JSON, ("content-encoding", "gzip")], "{}", 501, "unimplemented", "compressed"),
+        (
+            "/backjob.v1.JobControl/GetStatus",
+            &[JSON],
+            r#"{"jobId": "01900000-0000-7000-8000-000000000000"}"#,
+            404,
+            "not_found",
+            "no job",
+        ),
+        ("/backjob.v1.JobControl/WatchStatus", &[JSON], "{}", 501, "unimplemented", "stream"),
+        ("/backjob.v1.JobWorker/Report", &[JSON], "{}", 401, "unauthenticated", "authorization"),
+    ];
+    for (path, headers, body, expected, code, says) in cases {
+        let (status, kind, answer) = plain(&server, path, headers, body).await;
+        assert_eq!((status, kind.as_str()), (*expected, "application/json"), "{body}: {answer}");
+        let error: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+        assert_eq!(error["code"], *code, "{answer}");
+        assert!(error["message"].as_str().is_some_and(|message| message.contains(says)), "{answer}");
+    }
+    let (_, _, answer) = plain(&server, start, &[JSON], r#"{"action": {"route": "x"}}"#).await;
+    let error: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+    let types: Vec<_> =
+        error["details"].as_array().expect("details").iter().map(|d| d["type"].as_str()).collect();
+    assert!(types.contains(&Some("google.rpc.BadRequest")) && types.contains(&Some("google.rpc.ErrorInfo")));
+    // Too large, and refused before it is read.
+    let large = format!(r#"{{"displayName": "{}"}}"#, "x".repeat(5 << 20));
+    let (status, _, answer) = plain(&server, start, &[JSON], &large).await;
+    assert_eq!(status, 429, "{answer}");
+}

@@ -1,0 +1,257 @@
+//! The unary rpcs as plain HTTP, in Connect's unary form
+//! (<https://connectrpc.com/docs/protocol#unary-request>): `POST
+//! /backjob.v1.JobWorker/Report` with a JSON object, so that a shell or a PHP
+//! action needs no gRPC.
+//!
+//! A layer before all others: it turns such a request into a gRPC one and the
+//! answer back. What it does not know passes through untouched.
+
+use super::{MESSAGE, status};
+use crate::proto::DESCRIPTORS;
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::future::Either;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use prost::Message as _;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor};
+use serde_json::json;
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::LazyLock,
+    task::{Context, Poll},
+};
+use tonic::{Code, Status, body::Body, codegen::Service};
+
+static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).ok());
+
+/// Makes [`Connect`] of a service.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectLayer;
+
+impl<S> tower_layer::Layer<S> for ConnectLayer {
+    type Service = Connect<S>;
+
+    fn layer(&self, inner: S) -> Connect<S> {
+        Connect { inner }
+    }
+}
+
+/// A gRPC service that also answers Connect's unary requests.
+#[derive(Debug, Clone)]
+pub struct Connect<S> {
+    inner: S,
+}
+
+/// How messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Codec {
+    Json,
+    Proto,
+}
+
+impl Codec {
+    fn of(headers: &HeaderMap) -> Option<Self> {
+        let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+        let (essence, parameters) = value.split_once(';').unwrap_or((value, ""));
+        let utf8 = parameters.is_empty() || parameters.trim().eq_ignore_ascii_case("charset=utf-8");
+        match essence.trim().to_ascii_lowercase().as_str() {
+            "application/json" if utf8 => Some(Self::Json),
+            "application/proto" if parameters.is_empty() => Some(Self::Proto),
+            _ => None,
+        }
+    }
+
+    fn content_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Json => "application/json",
+            Self::Proto => "application/proto",
+        })
+    }
+
+    fn decode(self, body: &[u8], message: MessageDescriptor) -> Result<Bytes, Status> {
+        match self {
+            Self::Proto => Ok(Bytes::copy_from_slice(body)), // the service reads it
+            Self::Json if body.is_empty() => Ok(Bytes::new()),
+            Self::Json => {
+                let mut reader = serde_json::Deserializer::from_slice(body);
+                let read = DynamicMessage::deserialize(message, &mut reader);
+                let read = read.and_then(|message| reader.end().map(|()| message));
+                let message = read.map_err(|error| status::invalid("body", error.to_string()))?;
+                Ok(message.encode_to_vec().into())
+            }
+        }
+    }
+
+    fn encode(self, bytes: Bytes, message: MessageDescriptor) -> Result<Bytes, Status> {
+        match self {
+            Self::Proto => Ok(bytes),
+            Self::Json => {
+                let fault = |error: String| Status::internal(error);
+                let message =
+                    DynamicMessage::decode(message, bytes).map_err(|error| fault(error.to_string()))?;
+                serde_json::to_vec(&message).map(Bytes::from).map_err(|error| fault(error.to_string()))
+            }
+        }
+    }
+}
+
+type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
+
+impl<S> Service<Request<Body>> for Connect<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Either<S::Future, Answer<S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let codec = (request.method() == Method::POST).then(|| Codec::of(request.headers())).flatten();
+        let Some((codec, method)) = codec.zip(method(request.uri().path())) else {
+            return Either::Left(self.inner.call(request));
+        };
+        // The one that is ready answers; its clone takes its place.
+        let next = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, next);
+        Either::Right(Box::pin(async move {
+            match read(request, codec, &method).await {
+                Ok(request) => {
+                    let response = inner.call(request).await?;
+                    Ok(write(response, codec, &method).await.unwrap_or_else(|status| refusal(&status)))
+                }
+                Err(status) => Ok(refusal(&status)),
+            }
+        }))
+    }
+}
+
+/// The rpc of this path.
+fn method(path: &str) -> Option<MethodDescriptor> {
+    let (service, name) = path.strip_prefix('/')?.split_once('/')?;
+    let service = POOL.as_ref()?.get_service_by_name(service)?;
+    service.methods().find(|method| method.name() == name)
+}
+
+/// The gRPC request for one of Connect.
+async fn read(
+    request: Request<Body>,
+    codec: Codec,
+    method: &MethodDescriptor,
+) -> Result<Request<Body>, Status> {
+    if method.is_client_streaming() || method.is_server_streaming() {
+        return Err(Status::unimplemented("a stream is followed over gRPC or gRPC-Web"));
+    }
+    let (mut parts, body) = request.into_parts();
+    let headers = &mut parts.headers;
+    if headers.remove("connect-protocol-version").is_some_and(|version| version != "1") {
+        return Err(status::invalid("connect-protocol-version", "must be 1"));
+    }
+    if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(Status::unimplemented("compressed requests are not read: send them as they are"));
+    }
+    if let Some(timeout) = headers.remove("connect-timeout-ms") {
+        let millis =
+            timeout.to_str().ok().filter(|text| text.len() <= 10).and_then(|text| text.parse::<u64>().ok());
+        let millis =
+            millis.ok_or_else(|| status::invalid("connect-timeout-ms", "must be at most 10 digits"))?;
+        // gRPC has 8 digits: beyond them, whole seconds.
+        let text = if millis < 100_000_000 { format!("{millis}m") } else { format!("{}S", millis / 1_000) };
+        headers.insert(
+            "grpc-timeout",
+            HeaderValue::try_from(text).map_err(|e| Status::internal(e.to_string()))?,
+        );
+    }
+    let body = Limited::new(body, MESSAGE).collect().await.map_err(|error| {
+        if error.downcast_ref::<LengthLimitError>().is_some() {
+            status::too_large(MESSAGE)
+        } else {
+            Status::cancelled("the request broke off")
+        }
+    })?;
+    let message = codec.decode(&body.to_bytes(), method.input())?;
+    for name in
+        [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::ACCEPT_ENCODING, header::TRANSFER_ENCODING]
+    {
+        headers.remove(name);
+    }
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    parts.version = http::Version::HTTP_2;
+    let mut framed = BytesMut::with_capacity(message.len() + 5);
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.len()).map_err(|_| status::too_large(MESSAGE))?);
+    framed.put(message);
+    Ok(Request::from_parts(parts, Body::new(Full::new(framed.freeze()))))
+}
+
+/// Connect's response for one of gRPC.
+async fn write(
+    response: Response<Body>,
+    codec: Codec,
+    method: &MethodDescriptor,
+) -> Result<Response<Body>, Status> {
+    let (mut parts, body) = response.into_parts();
+    if let Some(status) = Status::from_header_map(&parts.headers).filter(|status| status.code() != Code::Ok) {
+        return Err(status);
+    }
+    let body = body.collect().await.map_err(|error| Status::internal(error.to_string()))?;
+    let ended = body.trailers().and_then(Status::from_header_map);
+    if let Some(status) = ended.filter(|status| status.code() != Code::Ok) {
+        return Err(status);
+    }
+    // A flag and a length stand before the message.
+    let framed = body.to_bytes();
+    let message = framed.get(5..).map(|message| framed.slice_ref(message)).unwrap_or_default();
+    let body = codec.encode(message, method.output())?;
+    parts.status = StatusCode::OK;
+    parts.headers.insert(header::CONTENT_TYPE, codec.content_type());
+    Ok(Response::from_parts(parts, Body::new(Full::new(body))))
+}
+
+/// An error as Connect writes it: always JSON.
+fn refusal(status: &Status) -> Response<Body> {
+    let (code, name) = code(status.code());
+    let details = status::as_message(status).details;
+    let details: Vec<_> = details
+        .into_iter()
+        .map(|detail| {
+            let name = detail.type_url.rsplit('/').next().unwrap_or_default();
+            json!({"type": name, "value": STANDARD_NO_PAD.encode(&detail.value)})
+        })
+        .collect();
+    let error = json!({"code": name, "message": status.message(), "details": details});
+    let mut response = Response::new(Body::new(Full::new(Bytes::from(error.to_string()))));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, Codec::Json.content_type());
+    response
+}
+
+/// Connect's HTTP status and name of a code.
+fn code(code: Code) -> (StatusCode, &'static str) {
+    let (number, name) = match code {
+        Code::Ok | Code::Unknown => (500, "unknown"),
+        Code::Cancelled => (499, "canceled"),
+        Code::InvalidArgument => (400, "invalid_argument"),
+        Code::DeadlineExceeded => (504, "deadline_exceeded"),
+        Code::NotFound => (404, "not_found"),
+        Code::AlreadyExists => (409, "already_exists"),
+        Code::PermissionDenied => (403, "permission_denied"),
+        Code::ResourceExhausted => (429, "resource_exhausted"),
+        Code::FailedPrecondition => (400, "failed_precondition"),
+        Code::Aborted => (409, "aborted"),
+        Code::OutOfRange => (400, "out_of_range"),
+        Code::Unimplemented => (501, "unimplemented"),
+        Code::Internal => (500, "internal"),
+        Code::Unavailable => (503, "unavailable"),
+        Code::DataLoss => (500, "data_loss"),
+        Code::Unauthenticated => (401, "unauthenticated"),
+    };
+    (StatusCode::from_u16(number).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), name)
+}
