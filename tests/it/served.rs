@@ -160,7 +160,9 @@ async fn the_unary_rpcs_are_plain_http_with_json() {
 async fn errors_of_plain_http_are_those_that_connect_defines() {
     let (server, _application) = pair().await;
     let start = "/backjob.v1.JobControl/Start";
-    let cases: &[(&str, &[(&str, &str)], &str, u16, &str, &str)] = &[
+    // Path, headers and body; HTTP status, code, and what the message says.
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str, u16, &'a str, &'a str);
+    let cases: &[Case<'_>] = &[
         (start, &[JSON], r#"{"action": {"route": "x"}}"#, 400, "invalid_argument", "action.route"),
         (start, &[JSON], "{", 400, "invalid_argument", "body"),
         (start, &[JSON], r#"{"nonsense": 1}"#, 400, "invalid_argument", "nonsense"),
