@@ -6,6 +6,7 @@ use crate::{
     config::{self, Config},
     engine::{self, Engine},
     job::MergePolicy,
+    job::draft::Ceilings,
     rpc,
     secret::{Keyring, LoadError, Use},
     store::{self, Store},
@@ -163,6 +164,9 @@ fn engine_settings(config: &Config, targets: &[Target]) -> engine::Settings {
             identity: own.identity,
             identity_cookies: own.identity_cookies,
             max_in_flight: own.max_in_flight as usize,
+            spacing: own
+                .rate
+                .map(|rate| u64::try_from(rate.per.as_micros()).unwrap_or(u64::MAX) / rate.count.max(1)),
         };
         (target.name().to_owned(), settings)
     };
@@ -175,6 +179,12 @@ fn engine_settings(config: &Config, targets: &[Target]) -> engine::Settings {
         response_timeout: jobs.response_timeout.map(millis),
         max_duration: jobs.max_duration.map(millis),
         cancel_grace: millis(jobs.cancel_grace),
+        expire_after: jobs.expire_after.map(millis),
+        ceilings: Ceilings {
+            error_timeout: millis(jobs.error_timeout_ceiling),
+            max_duration: jobs.max_duration_ceiling.map(millis),
+            expire_after: jobs.expire_after_ceiling.map(millis),
+        },
         merge_policy: match jobs.merge_policy {
             config::MergePolicy::JoinPending => MergePolicy::JoinPending,
             config::MergePolicy::JoinActive => MergePolicy::JoinActive,

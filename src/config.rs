@@ -17,7 +17,7 @@ mod tests;
 pub use fault::{Fault, Faults, Source};
 pub use layer::Sources;
 pub use section::{Database, Jobs, Log, Node, Retention, Server, Target, Trigger};
-pub use value::{LogFormat, MergePolicy, Secret, Size};
+pub use value::{LogFormat, MergePolicy, Rate, Secret, Size};
 
 use layer::{Layers, Leaf};
 use std::{
@@ -245,11 +245,28 @@ impl Config {
         let jobs = &self.jobs;
         let second = Duration::from_secs(1);
         unless((second..=DAY).contains(&jobs.error_timeout), "jobs.error_timeout", "must be 1 s to 24 h");
-        for (key, span) in
-            [("jobs.response_timeout", jobs.response_timeout), ("jobs.max_duration", jobs.max_duration)]
-        {
+        for (key, span) in [
+            ("jobs.response_timeout", jobs.response_timeout),
+            ("jobs.max_duration", jobs.max_duration),
+            ("jobs.expire_after", jobs.expire_after),
+            ("jobs.max_duration_ceiling", jobs.max_duration_ceiling),
+            ("jobs.expire_after_ceiling", jobs.expire_after_ceiling),
+        ] {
             let within = span.is_none_or(|span| (second..=YEAR).contains(&span));
             unless(within, key, "must be 1 s to 365 days, or 0 for none");
+        }
+        unless(
+            (second..=DAY).contains(&jobs.error_timeout_ceiling),
+            "jobs.error_timeout_ceiling",
+            "must be 1 s to 24 h",
+        );
+        for (key, span, ceiling) in [
+            ("jobs.error_timeout", Some(jobs.error_timeout), Some(jobs.error_timeout_ceiling)),
+            ("jobs.max_duration", jobs.max_duration, jobs.max_duration_ceiling),
+            ("jobs.expire_after", jobs.expire_after, jobs.expire_after_ceiling),
+        ] {
+            let below = span.zip(ceiling).is_none_or(|(span, ceiling)| span <= ceiling);
+            unless(below, key, "is above its ceiling");
         }
         unless(jobs.cancel_grace <= HOUR, "jobs.cancel_grace", "must be 0 s to 1 h");
         let flush = Duration::from_millis(1)..=Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! The sections of the configuration. Each setting stands here once: its name,
 //! its type and its default.
 
-use super::value::{Given, LogFormat, MergePolicy, Secret, Setting, Size};
+use super::value::{Given, LogFormat, MergePolicy, Rate, Secret, Setting, Size};
 use ipnet::IpNet;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -95,6 +95,8 @@ section! {
         identity_cookies: Vec<String> = Vec::new(),
         /// Jobs that this node runs at once, 1 to 10,000. Default: 16.
         max_in_flight: u32 = 16,
+        /// How often an attempt may begin, evenly spaced. Default: without bound.
+        rate: Option<Rate> = None,
     }
 }
 
@@ -139,6 +141,18 @@ section! {
         /// How long progress may wait until it is stored, 1 ms to 10 s.
         /// Default: 200 ms.
         flush_interval: Duration = Duration::from_millis(200),
+        /// From a job's creation to its first attempt, 1 s to 365 days; none means
+        /// without bound. Default: none.
+        expire_after: Option<Duration> = None,
+        /// The longest `error_timeout` that a Start may ask for, 1 s to 24 h.
+        /// Default: 24 h.
+        error_timeout_ceiling: Duration = Duration::from_secs(86_400),
+        /// The same of `max_duration`, 1 s to 365 days; holds for jobs that ask
+        /// for none, too. Default: none.
+        max_duration_ceiling: Option<Duration> = None,
+        /// The same of `expire_after`, 1 s to 365 days; holds for jobs that ask
+        /// for none, too. Default: none.
+        expire_after_ceiling: Option<Duration> = None,
         /// Which earlier identical job a Start may join that does not say
         /// itself. Default: one that waits.
         merge_policy: MergePolicy = MergePolicy::JoinPending,

@@ -302,3 +302,28 @@ fn actions_report_to_an_address_that_can_be_dialled() {
     let config = load("", &[], &[("trigger.report_url", "https://jobs.test")]).expect("loads");
     assert_eq!(config.report_url(SocketAddr::from(([0, 0, 0, 0], 1))), "https://jobs.test");
 }
+
+#[test]
+fn rates_retention_and_ceilings_are_read_and_bounded() {
+    let toml = "[targets.default]\nrate = \"100/m\"\n[retention]\nsucceeded = \"12h\"\nall = 0\n[jobs]\nexpire_after_ceiling = \"1h\"\n";
+    let config = load(toml, &[], &[]).expect("loads");
+    let per = Duration::from_secs(60);
+    assert_eq!(config.targets["default"].rate, Some(Rate { count: 100, per }));
+    assert_eq!((config.retention.succeeded, config.retention.all), (Some(Duration::from_secs(43_200)), None));
+    for (key, value, says) in [
+        ("targets.default.rate", "0/s", "must be a rate"),
+        ("targets.default.rate", "5", "must be a rate"),
+        ("targets.default.rate", "5/d", "must be a rate"),
+        ("retention.all", "-1", "must be a span"),
+        ("retention.succeeded", "-5d", "must be a span"),
+        ("jobs.merge_policy", "sometimes", "must be \"join_pending\""),
+        ("jobs.error_timeout_ceiling", "0", "must be 1 s to 24 h"),
+        ("jobs.error_timeout_ceiling", "30s", "jobs.error_timeout is above its ceiling"),
+        ("targets.default.identity", "maybe", "must be true or false"),
+    ] {
+        let faults = refused("", &[], &[(key, value)]);
+        assert!(faults.iter().any(|fault| fault.contains(says)), "{key} = {value}: {faults:?}");
+    }
+    let faults = refused("[targets.default]\nidentity = false\nidentity_cookies = [\"s\"]\n", &[], &[]);
+    assert!(faults[0].contains("contradicts identity = false"), "{faults:?}");
+}

@@ -239,6 +239,36 @@ impl Setting for MergePolicy {
     }
 }
 
+/// How often something may happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// So often, at least 1,
+    pub count: u64,
+    /// in this time.
+    pub per: Duration,
+}
+
+/// An empty text is none.
+impl Setting for Option<Rate> {
+    fn read(given: &Given) -> Result<Self, String> {
+        const EXPECTED: &str = "must be a rate like \"10/s\", \"100/m\", \"1000/h\", or empty for none";
+        let text = given.text().ok_or(EXPECTED)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let (count, unit) = text.split_once('/').ok_or(EXPECTED)?;
+        let per = match unit.trim() {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            _ => return Err(EXPECTED.into()),
+        };
+        let count =
+            count.trim().parse().ok().filter(|count| (1..=1_000_000).contains(count)).ok_or(EXPECTED)?;
+        Ok(Some(Rate { count, per: Duration::from_secs(per) }))
+    }
+}
+
 /// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {

@@ -44,11 +44,33 @@ struct Queue {
     slots: Arc<Semaphore>,
     /// How many there are.
     limit: usize,
+    /// How often an attempt may begin.
+    rate: Option<Rate>,
     hints: BTreeMap<Order, Hint>,
     /// The tables may hold jobs that come after the last hint.
     more: bool,
     /// Claims that are on their way to the tables.
     claiming: HashSet<JobId>,
+}
+
+/// Attempts of a target begin this far apart. Microseconds, on the clock that
+/// never jumps.
+#[derive(Debug, Clone, Copy)]
+struct Rate {
+    spacing: u64,
+    next: u64,
+}
+
+impl Rate {
+    /// When the next one may begin, milliseconds; none if that is now.
+    fn until(self, now: u64) -> Option<u64> {
+        (self.next > now.saturating_mul(1_000)).then(|| self.next.div_ceil(1_000))
+    }
+
+    /// One begins now. What a clock of milliseconds lets pass is made up for.
+    fn take(&mut self, now: u64) {
+        self.next = self.next.max(now.saturating_mul(1_000).saturating_sub(999)).saturating_add(self.spacing);
+    }
 }
 
 /// Queues and slots of every target.
@@ -88,6 +110,7 @@ impl Dispatcher {
     pub(super) fn new(targets: &BTreeMap<String, TargetSettings>) -> Self {
         let queue = |target: &TargetSettings| Queue {
             limit: target.max_in_flight,
+            rate: target.spacing.map(|spacing| Rate { spacing, next: 0 }),
             slots: Arc::new(Semaphore::new(target.max_in_flight)),
             hints: BTreeMap::new(),
             more: true,
@@ -119,10 +142,13 @@ impl Dispatcher {
         slots.try_acquire_owned().ok().map(Arc::new)
     }
 
-    /// How many slots of a target are free, and how many there are; none for an
-    /// unknown one.
-    pub(super) fn free(&self, target: &str) -> Option<(usize, usize)> {
-        lock(&self.queues).get(target).map(|queue| (queue.slots.available_permits(), queue.limit))
+    /// How many slots of a target are free, how many there are, and until when its
+    /// rate forbids to take one, mono; none for an unknown target.
+    pub(super) fn free(&self, target: &str, now: u64) -> Option<(usize, usize, Option<u64>)> {
+        let queues = lock(&self.queues);
+        let queue = queues.get(target)?;
+        let limited = queue.rate.and_then(|rate| rate.until(now));
+        Some((queue.slots.available_permits(), queue.limit, limited))
     }
 
     /// The tables may hold more than is known here.
@@ -130,23 +156,33 @@ impl Dispatcher {
         lock(&self.queues).values_mut().for_each(|queue| queue.more = true);
     }
 
-    /// Every queue that has a free slot and may have a job for it.
-    fn ready(&self) -> Vec<Next> {
+    /// Every queue that has a free slot and may have a job for it; and when to look
+    /// again because of a rate, mono.
+    fn ready(&self, now: u64) -> (Vec<Next>, Option<u64>) {
         let mut next = Vec::new();
+        let mut again: Option<u64> = None;
         for (target, queue) in lock(&self.queues).iter_mut() {
             while queue.slots.available_permits() > 0 {
-                let Some((_, hint)) = queue.hints.pop_first() else {
+                if queue.hints.is_empty() {
                     if queue.more {
                         next.push(Next::Read(target.clone()));
                     }
                     break;
-                };
+                }
+                if let Some(at) = queue.rate.and_then(|rate| rate.until(now)) {
+                    again = Some(again.map_or(at, |again| again.min(at)));
+                    break;
+                }
                 let Ok(slot) = Arc::clone(&queue.slots).try_acquire_owned() else { break };
+                let Some((_, hint)) = queue.hints.pop_first() else { break };
+                if let Some(rate) = &mut queue.rate {
+                    rate.take(now);
+                }
                 queue.claiming.insert(hint.record.id);
                 next.push(Next::Claim(Box::new(hint), Arc::new(slot)));
             }
         }
-        next
+        (next, again)
     }
 
     fn claimed(&self, target: &str, id: JobId) {
@@ -179,11 +215,11 @@ enum Next {
 
 impl Engine {
     pub(super) async fn run_dispatcher(self: Arc<Self>) {
-        let mut failed = false;
+        let (mut failed, mut again) = (false, None);
         loop {
             if !self.is_draining() {
                 match self.dispatch().await {
-                    Ok(()) => failed = false,
+                    Ok(at) => (failed, again) = (false, at),
                     Err(error) => {
                         tracing::warn!(%error, "queued jobs cannot be claimed now");
                         failed = true;
@@ -191,19 +227,30 @@ impl Engine {
                 }
             }
             let rest = if failed { Duration::from_secs(1) } else { PERIOD };
+            let limited = async {
+                match again {
+                    Some(at) => {
+                        let rest = Duration::from_millis(at.saturating_sub(self.clock.mono()));
+                        tokio::time::sleep(rest).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = self.tasks.stop().cancelled() => return,
                 () = self.dispatcher.wake.notified(), if !failed => {}
+                () = limited, if !failed => {}
                 () = tokio::time::sleep(rest) => self.dispatcher.forget(),
             }
         }
     }
 
-    async fn dispatch(self: &Arc<Self>) -> Result<(), Error> {
+    /// Claims what it can. When to look again because of a rate, mono.
+    async fn dispatch(self: &Arc<Self>) -> Result<Option<u64>, Error> {
         loop {
-            let next = self.dispatcher.ready();
+            let (next, again) = self.dispatcher.ready(self.clock.mono());
             if next.is_empty() || self.is_draining() {
-                return Ok(());
+                return Ok(again);
             }
             for next in next {
                 match next {

@@ -87,13 +87,14 @@ impl Engine {
         if self.is_draining() {
             facts.push(Fact::new("DRAINING", "the server is shutting down and claims nothing").since(since));
         }
-        match self.dispatcher.free(target) {
+        let now = self.clock.now();
+        match self.dispatcher.free(target, now.mono) {
             None => facts.push(
                 Fact::new("UNKNOWN_TARGET", format!("no target is named {target:?} any more"))
                     .since(since)
                     .with("target", target),
             ),
-            Some((0, limit)) => {
+            Some((0, limit, _)) => {
                 let holders = self.live.all().into_iter().filter(|live| live.spec().target == *target);
                 let holders: Vec<String> = holders.take(HOLDERS).map(|live| live.id.to_string()).collect();
                 facts.push(
@@ -104,7 +105,16 @@ impl Engine {
                         .with("jobs", holders.join(",")),
                 );
             }
-            Some((free, _)) => facts.push(
+            Some((_, _, Some(at))) => facts.push(
+                Fact::new(
+                    "RATE_LIMITED",
+                    format!("attempts of target {target} begin no faster than its rate"),
+                )
+                .since(since)
+                .until(Some(now.wall.saturating_add_unsigned(at.saturating_sub(now.mono))))
+                .with("target", target),
+            ),
+            Some((free, _, None)) => facts.push(
                 Fact::new("NEXT", "a slot is free: it is about to be claimed")
                     .since(since)
                     .with("target", target)

@@ -53,8 +53,8 @@ pub use retention::Retention;
 pub use start::Started;
 
 use crate::{
-    clock::Clock, job::MergePolicy, job::Record, job::identity::Allowed, secret::Keyring, store::Store,
-    tasks::Tasks, trigger::Trigger, watch::Hub,
+    clock::Clock, job::MergePolicy, job::Record, job::draft::Ceilings, job::identity::Allowed,
+    secret::Keyring, store::Store, tasks::Tasks, trigger::Trigger, watch::Hub,
 };
 use std::{
     collections::BTreeMap,
@@ -84,6 +84,9 @@ pub struct TargetSettings {
     pub identity_cookies: Vec<String>,
     /// Jobs that run at once, at most.
     pub max_in_flight: usize,
+    /// How far apart attempts begin at least, microseconds; none means as they
+    /// come.
+    pub spacing: Option<u64>,
 }
 
 impl TargetSettings {
@@ -109,6 +112,10 @@ pub struct Settings {
     pub max_duration: Option<u64>,
     /// From a cancel to the end of a running job.
     pub cancel_grace: u64,
+    /// Default of `expire_after`.
+    pub expire_after: Option<u64>,
+    /// The longest spans that a Start may ask for.
+    pub ceilings: Ceilings,
     /// Default of `merge_policy`.
     pub merge_policy: MergePolicy,
     /// Jobs that may wait, at most.

@@ -56,6 +56,8 @@ impl Engine {
             response_timeout: self.settings.response_timeout,
             max_duration: self.settings.max_duration,
             cancel_grace: self.settings.cancel_grace,
+            expire_after: self.settings.expire_after,
+            ceilings: self.settings.ceilings,
             merge_policy: self.settings.merge_policy,
             identity: target.allowed_identity(),
         };

@@ -117,10 +117,26 @@ pub struct Defaults<'a> {
     pub max_duration: Option<u64>,
     /// `jobs.cancel_grace`.
     pub cancel_grace: u64,
+    /// `jobs.expire_after`; none means without bound.
+    pub expire_after: Option<u64>,
+    /// The longest spans that a request may ask for.
+    pub ceilings: Ceilings,
     /// `jobs.merge_policy`.
     pub merge_policy: MergePolicy,
     /// What the target says of credentials.
     pub identity: identity::Allowed<'a>,
+}
+
+/// The longest spans that a request may ask for, milliseconds. The last two hold
+/// for a request that asks for none, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ceilings {
+    /// Of `error_timeout`.
+    pub error_timeout: u64,
+    /// Of `max_duration`; none means without bound.
+    pub max_duration: Option<u64>,
+    /// Of `expire_after`; none means without bound.
+    pub expire_after: Option<u64>,
 }
 
 /// A request without faults.
@@ -241,6 +257,20 @@ impl Faults {
         let error_timeout = self.span("error_timeout", draft.error_timeout, SECOND_TO_DAY);
         let max_duration = self.span("max_duration", draft.max_duration, SECOND_TO_YEAR);
         let expire_after = self.span("expire_after", draft.expire_after, SECOND_TO_YEAR);
+        let ceilings = defaults.ceilings;
+        for (field, given, ceiling, range) in [
+            ("error_timeout", error_timeout, Some(ceilings.error_timeout), SECOND_TO_DAY),
+            ("max_duration", max_duration, ceilings.max_duration, SECOND_TO_YEAR),
+            ("expire_after", expire_after, ceilings.expire_after, SECOND_TO_YEAR),
+        ] {
+            // What is out of every range has its fault already.
+            let given = given.filter(|given| *given <= range.max.unsigned_abs());
+            let Some(most) = ceiling.filter(|most| given.is_some_and(|given| given > *most)) else {
+                continue;
+            };
+            self.add(field, format!("must be at most {} s on this server", most / 1_000));
+        }
+        let expire_after = expire_after.or(defaults.expire_after).or(ceilings.expire_after);
         let max_attempts = draft.max_attempts.unwrap_or(1);
         self.unless((1..=100).contains(&max_attempts), "retry_policy.max_attempts", "must be 1 to 100");
         let multiplier = draft.multiplier.unwrap_or(2.0);
@@ -257,7 +287,7 @@ impl Faults {
             error_timeout: error_timeout.unwrap_or(defaults.error_timeout),
             error_timeout_given: error_timeout.is_some(),
             response_timeout: defaults.response_timeout,
-            max_duration: max_duration.or(defaults.max_duration),
+            max_duration: max_duration.or(defaults.max_duration).or(ceilings.max_duration),
             expire_at: expire_after
                 .map(|after| wall.saturating_add(i64::try_from(after).unwrap_or(i64::MAX))),
             cancel_grace: defaults.cancel_grace,

@@ -11,6 +11,7 @@ mod explain;
 mod harness;
 mod house;
 mod identity;
+mod limits;
 mod list;
 mod merge;
 mod open;

@@ -13,6 +13,8 @@ fn defaults() -> Defaults<'static> {
         response_timeout: Some(3_600_000),
         max_duration: None,
         cancel_grace: 10_000,
+        expire_after: None,
+        ceilings: Ceilings { error_timeout: DAY as u64, max_duration: None, expire_after: None },
         merge_policy: MergePolicy::Never,
         identity: identity::Allowed { identity: true, cookies: &[] },
     }
