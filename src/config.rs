@@ -80,6 +80,14 @@ impl Config {
     /// # Errors
     /// Every fault of every source at once.
     pub fn load(sources: Sources) -> Result<Self, Faults> {
+        Self::load_from(sources).map(|(config, _)| config)
+    }
+
+    /// The same, and where each setting came from that no default stands for.
+    ///
+    /// # Errors
+    /// Every fault of every source at once.
+    pub fn load_from(sources: Sources) -> Result<(Self, BTreeMap<String, Source>), Faults> {
         let Layers { leaves, root_key, mut faults } = Layers::gather(sources);
         let mut config = Self::unresolved();
         let mut given = BTreeMap::new();
@@ -102,7 +110,38 @@ impl Config {
                 faults.push(fault);
             }
         }
-        if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
+        if faults.is_empty() { Ok((config, given)) } else { Err(Faults(faults)) }
+    }
+
+    /// Every setting as a file of TOML, with where it came from beside it. Secrets
+    /// are redacted.
+    pub fn shown(&self, given: &BTreeMap<String, Source>) -> String {
+        let source = |key: &str| given.get(key).unwrap_or(&Source::Default);
+        let mut text = format!("key_file = {}  # {}\n", Setting::show(&self.key_file), source("key_file"));
+        if self.key.is_some() {
+            text.push_str("# the root keys are those of the variable BACKJOB_KEY (redacted)\n");
+        }
+        let mut sections = vec![
+            ("server".to_owned(), self.server.shown()),
+            ("node".to_owned(), self.node.shown()),
+            ("database".to_owned(), self.database.shown()),
+        ];
+        sections
+            .extend(self.targets.iter().map(|(name, target)| (format!("targets.{name}"), target.shown())));
+        sections.extend([
+            ("trigger".to_owned(), self.trigger.shown()),
+            ("jobs".to_owned(), self.jobs.shown()),
+            ("retention".to_owned(), self.retention.shown()),
+            ("log".to_owned(), self.log.shown()),
+        ]);
+        for (section, settings) in sections {
+            text.push_str(&format!("\n[{section}]\n"));
+            for (name, value) in settings {
+                let source = source(&format!("{section}.{name}"));
+                text.push_str(&format!("{name} = {value}  # {source}\n"));
+            }
+        }
+        text
     }
 
     /// Before it is known which targets there are.

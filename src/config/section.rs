@@ -24,6 +24,11 @@ macro_rules! section {
         impl $name {
             pub(super) const KEYS: &'static [&'static str] = &[$(stringify!($field)),*];
 
+            /// Each setting and its value, as TOML.
+            pub(super) fn shown(&self) -> Vec<(&'static str, String)> {
+                vec![$((stringify!($field), Setting::show(&self.$field))),*]
+            }
+
             pub(super) fn set(&mut self, key: &str, given: &Given) -> Result<(), String> {
                 match key {
                     $(stringify!($field) => self.$field = Setting::read(given)?,)*

@@ -327,3 +327,34 @@ fn rates_retention_and_ceilings_are_read_and_bounded() {
     let faults = refused("[targets.default]\nidentity = false\nidentity_cookies = [\"s\"]\n", &[], &[]);
     assert!(faults[0].contains("contradicts identity = false"), "{faults:?}");
 }
+
+#[test]
+fn what_is_shown_reads_as_the_same_and_says_where_it_came_from() {
+    let toml = "[targets.shop]\nurl = \"https://localhost\"\nrate = \"90/h\"\nallow = [\"10.0.0.0/8\"]\n\
+                allow_headers = [\"X-Real-Ip\"]\n[jobs]\nmax_duration = \"90m\"\n[log]\nformat = \"json\"\n";
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("backjob.toml"), toml).expect("written");
+    let sources = Sources {
+        folder: folder.path().to_owned(),
+        file: None,
+        environment: vec![("BACKJOB_JOBS_MAX_PENDING".into(), "7".into())],
+        flags: vec![("server.listen".into(), "127.0.0.1:1".into())],
+    };
+    let (config, given) = Config::load_from(sources).expect("loads");
+    let shown = config.shown(&given);
+    for line in [
+        "listen = \"127.0.0.1:1\"  # --set",
+        "max_pending = 7  # BACKJOB_JOBS_MAX_PENDING",
+        "max_duration = \"90m\"  # backjob.toml",
+        "rate = \"90/h\"  # backjob.toml",
+        "cancel_grace = \"10s\"  # default",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line}\n{shown}");
+    }
+    assert_eq!(load(&shown, &[], &[]).expect("what is shown is a file of settings"), config);
+    let secret =
+        load("[database]\nurl = \"postgres://me:canary@host/db\"\n", &[("BACKJOB_KEY", "canary")], &[]);
+    let shown = secret.expect("loads").shown(&BTreeMap::new());
+    assert!(!shown.contains("canary") && shown.contains("postgres://(redacted)@host/db"), "{shown}");
+    assert!(shown.contains("BACKJOB_KEY (redacted)"));
+}

@@ -49,6 +49,17 @@ impl Given {
 /// what was given: that may be secret.
 pub(super) trait Setting: Sized {
     fn read(given: &Given) -> Result<Self, String>;
+
+    /// As a value of TOML that reads as the same; secrets are redacted.
+    fn show(&self) -> String;
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn listed(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.map(|item| quoted(&item)).collect::<Vec<_>>().join(", "))
 }
 
 impl Setting for bool {
@@ -63,6 +74,10 @@ impl Setting for bool {
         };
         read.ok_or_else(|| "must be true or false".into())
     }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
 }
 
 macro_rules! whole_number {
@@ -71,6 +86,10 @@ macro_rules! whole_number {
             fn read(given: &Given) -> Result<Self, String> {
                 let number = given.integer().and_then(|number| number.try_into().ok());
                 number.ok_or_else(|| "must be a whole number, not negative".into())
+            }
+
+            fn show(&self) -> String {
+                self.to_string()
             }
         }
     )*};
@@ -81,11 +100,19 @@ impl Setting for String {
     fn read(given: &Given) -> Result<Self, String> {
         given.text().map(str::to_owned).ok_or_else(|| "must be a text".into())
     }
+
+    fn show(&self) -> String {
+        quoted(self)
+    }
 }
 
 impl Setting for Option<String> {
     fn read(given: &Given) -> Result<Self, String> {
         String::read(given).map(|text| Some(text).filter(|text| !text.is_empty()))
+    }
+
+    fn show(&self) -> String {
+        quoted(self.as_deref().unwrap_or_default())
     }
 }
 
@@ -93,17 +120,29 @@ impl Setting for Option<PathBuf> {
     fn read(given: &Given) -> Result<Self, String> {
         Option::<String>::read(given).map(|path| path.map(PathBuf::from))
     }
+
+    fn show(&self) -> String {
+        quoted(&self.as_ref().map(|path| path.display().to_string()).unwrap_or_default())
+    }
 }
 
 impl Setting for SocketAddr {
     fn read(given: &Given) -> Result<Self, String> {
         given.parse().ok_or_else(|| "must be an address and a port, like \"127.0.0.1:50051\"".into())
     }
+
+    fn show(&self) -> String {
+        quoted(&self.to_string())
+    }
 }
 
 impl Setting for Vec<String> {
     fn read(given: &Given) -> Result<Self, String> {
         given.items().ok_or_else(|| "must be a list of texts".into())
+    }
+
+    fn show(&self) -> String {
+        listed(self.iter().cloned())
     }
 }
 
@@ -114,6 +153,10 @@ impl Setting for Vec<IpNet> {
         };
         let nets = given.items().and_then(|items| items.iter().map(net).collect());
         nets.ok_or_else(|| "must be a list of networks, like [\"10.0.0.0/8\"]".into())
+    }
+
+    fn show(&self) -> String {
+        listed(self.iter().map(IpNet::to_string))
     }
 }
 
@@ -129,12 +172,23 @@ impl Setting for Duration {
             "must be a span like \"500ms\", \"60s\", \"10m\", \"1h\", \"30d\", or whole seconds".into()
         })
     }
+
+    fn show(&self) -> String {
+        let millis = self.as_millis();
+        let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s"), (1, "ms")];
+        let fits = units.into_iter().find(|(unit, _)| millis > 0 && millis.is_multiple_of(*unit));
+        fits.map_or_else(|| "0".to_owned(), |(unit, name)| quoted(&format!("{}{name}", millis / unit)))
+    }
 }
 
 /// Zero is none.
 impl Setting for Option<Duration> {
     fn read(given: &Given) -> Result<Self, String> {
         Duration::read(given).map(|span| Some(span).filter(|span| !span.is_zero()))
+    }
+
+    fn show(&self) -> String {
+        self.unwrap_or_default().show()
     }
 }
 
@@ -168,6 +222,12 @@ impl Setting for Size {
         };
         read.map(Self)
             .ok_or_else(|| "must be a size like \"64KiB\", \"16MiB\", \"1GiB\", or whole bytes".into())
+    }
+
+    fn show(&self) -> String {
+        let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B")];
+        let fits = units.into_iter().find(|(unit, _)| self.0 > 0 && self.0.is_multiple_of(*unit));
+        fits.map_or_else(|| "0".to_owned(), |(unit, name)| quoted(&format!("{}{name}", self.0 / unit)))
     }
 }
 
@@ -212,6 +272,14 @@ impl Setting for Secret {
     fn read(given: &Given) -> Result<Self, String> {
         String::read(given).map(Self)
     }
+
+    /// A URL is shown without what stands before its host.
+    fn show(&self) -> String {
+        match self.0.split_once("://").map(|(scheme, rest)| (scheme, rest.rsplit_once('@'))) {
+            Some((scheme, Some((_, rest)))) => quoted(&format!("{scheme}://(redacted)@{rest}")),
+            _ => quoted(&self.0),
+        }
+    }
 }
 
 /// Which earlier identical job a Start may join.
@@ -236,6 +304,15 @@ impl Setting for MergePolicy {
             Some("never") => Ok(Self::Never),
             _ => Err("must be \"join_pending\", \"join_active\", \"reject\" or \"never\"".into()),
         }
+    }
+
+    fn show(&self) -> String {
+        quoted(match self {
+            Self::JoinPending => "join_pending",
+            Self::JoinActive => "join_active",
+            Self::Reject => "reject",
+            Self::Never => "never",
+        })
     }
 }
 
@@ -267,6 +344,15 @@ impl Setting for Option<Rate> {
             count.trim().parse().ok().filter(|count| (1..=1_000_000).contains(count)).ok_or(EXPECTED)?;
         Ok(Some(Rate { count, per: Duration::from_secs(per) }))
     }
+
+    fn show(&self) -> String {
+        let unit = |per: Duration| match per.as_secs() {
+            1 => "s",
+            60 => "m",
+            _ => "h",
+        };
+        quoted(&self.map(|rate| format!("{}/{}", rate.count, unit(rate.per))).unwrap_or_default())
+    }
 }
 
 /// How the log is written.
@@ -285,6 +371,13 @@ impl Setting for LogFormat {
             Some("json") => Ok(Self::Json),
             _ => Err("must be \"human\" or \"json\"".into()),
         }
+    }
+
+    fn show(&self) -> String {
+        quoted(match self {
+            Self::Human => "human",
+            Self::Json => "json",
+        })
     }
 }
 

@@ -15,6 +15,7 @@ mod limits;
 mod list;
 mod merge;
 mod open;
+mod promises;
 mod report;
 mod restart;
 mod retention;

@@ -1,5 +1,6 @@
 //! Commands that run here and know the server's parts.
 
+mod config;
 mod demo;
 mod keygen;
 mod migrate;
@@ -17,6 +18,8 @@ pub enum Command {
     Demo(demo::Demo),
     /// Make the tables, or bring them up to date.
     Migrate(migrate::Migrate),
+    /// Print the settings in use, and where each came from.
+    Config(config::Show),
     /// Make a root key, or print the trigger key of a target.
     Keygen(keygen::Keygen),
 }
@@ -31,6 +34,7 @@ impl Command {
             Self::Serve(serve) => serve.run(),
             Self::Demo(demo) => demo.run(),
             Self::Migrate(migrate) => migrate.run(),
+            Self::Config(show) => show.run(),
             Self::Keygen(keygen) => keygen.run(),
         }
     }
