@@ -8,7 +8,7 @@ use crate::{
     job::MergePolicy,
     job::draft::Ceilings,
     rpc,
-    secret::{Keyring, LoadError, Use},
+    secret::{Keyring, LoadError, Root, Use, parse_key},
     store::{self, Store},
     tasks::Tasks,
     trigger::{self, BadTarget, Client, Target, TargetOptions},
@@ -51,6 +51,9 @@ pub enum Error {
     /// A target is wrong.
     #[error("targets.{0}: {1}")]
     Target(String, #[source] BadTarget),
+    /// A target's own key is not one.
+    #[error("targets.{0}.keys: a key is 32 bytes in base64url without padding")]
+    TargetKey(String),
     /// The address cannot be listened on.
     #[error("server.listen: cannot listen on {0}: {1}")]
     Listen(SocketAddr, #[source] io::Error),
@@ -119,8 +122,34 @@ fn database_file(url: &str) -> Option<PathBuf> {
 
 /// Name of the key with which a target's triggers are signed.
 pub fn keyid(keys: &Keyring, target: &str) -> String {
-    let root: String = keys.current().id().iter().map(|byte| format!("{byte:02x}")).collect();
+    keyid_of(keys.current(), target)
+}
+
+fn keyid_of(root: &Root, target: &str) -> String {
+    let root: String = root.id().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{root}/{target}")
+}
+
+/// What a target's triggers are signed with.
+pub struct TriggerKey {
+    /// Its name.
+    pub keyid: String,
+    /// The key.
+    pub key: [u8; 32],
+}
+
+/// The first of the target's own keys, or that derived from the root.
+///
+/// # Errors
+/// [`Error::TargetKey`].
+pub fn trigger_key(config: &Config, keys: &Keyring, target: &str) -> Result<TriggerKey, Error> {
+    let own = config.targets.get(target).map(|target| target.keys.as_slice()).unwrap_or_default();
+    let parsed: Result<Vec<[u8; 32]>, _> = own.iter().map(|key| parse_key(key)).collect();
+    let parsed = parsed.map_err(|_| Error::TargetKey(target.to_owned()))?;
+    Ok(match parsed.first() {
+        Some(own) => TriggerKey { keyid: keyid_of(&Root::from_bytes(*own), target), key: *own },
+        None => TriggerKey { keyid: keyid(keys, target), key: keys.current().derive(Use::Trigger, target) },
+    })
 }
 
 /// How the store is opened.
@@ -141,14 +170,15 @@ fn millis(span: Duration) -> u64 {
 
 fn targets(config: &Config, keys: &Keyring) -> Result<Vec<Target>, Error> {
     let target = |(name, target): (&String, &crate::config::Target)| {
+        let key = trigger_key(config, keys, name)?;
         let options = TargetOptions {
             name: name.clone(),
             url: target.url.clone(),
             host: target.host.clone(),
             allow: target.allow.clone(),
             ca_file: target.ca_file.clone(),
-            key: keys.current().derive(Use::Trigger, name),
-            keyid: keyid(keys, name),
+            key: key.key,
+            keyid: key.keyid,
         };
         Target::new(options).map_err(|error| Error::Target(name.clone(), error))
     };

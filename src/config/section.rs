@@ -98,6 +98,9 @@ section! {
         /// Names of the cookies of a call that make its job the user's who
         /// calls, `*` for any characters. Default: none.
         identity_cookies: Vec<String> = Vec::new(),
+        /// Keys, base64url without padding, that the application checks triggers
+        /// with; the first one signs. Default: one derived from the root key.
+        keys: Vec<Secret> = Vec::new(),
         /// Jobs that this node runs at once, 1 to 10,000. Default: 16.
         max_in_flight: u32 = 16,
         /// How often an attempt may begin, evenly spaced. Default: without bound.

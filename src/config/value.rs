@@ -146,6 +146,17 @@ impl Setting for Vec<String> {
     }
 }
 
+impl Setting for Vec<Secret> {
+    fn read(given: &Given) -> Result<Self, String> {
+        let items = given.items().ok_or("must be a list of texts")?;
+        Ok(items.into_iter().map(Secret).collect())
+    }
+
+    fn show(&self) -> String {
+        listed(self.iter().map(|_| "(redacted)".to_owned()))
+    }
+}
+
 impl Setting for Vec<IpNet> {
     fn read(given: &Given) -> Result<Self, String> {
         let net = |item: &String| -> Option<IpNet> {

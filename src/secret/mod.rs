@@ -11,5 +11,5 @@ pub mod seal;
 mod token;
 
 pub use fingerprint::fingerprint;
-pub use root::{Keyring, LoadError, Root, RootId, Use};
+pub use root::{Keyring, LoadError, Root, RootId, Use, parse_key};
 pub use token::{BadToken, ReportToken};

@@ -54,8 +54,7 @@ impl Root {
     /// # Errors
     /// If it is anything else. The error never holds the text.
     pub fn parse(text: &str) -> Result<Self, LoadError> {
-        let bytes = URL_SAFE_NO_PAD.decode(text.trim()).map_err(|_| LoadError::Malformed)?;
-        bytes.try_into().map(Self).map_err(|_| LoadError::Malformed)
+        parse_key(text).map(Self)
     }
 
     /// Which root this is.
@@ -77,6 +76,15 @@ impl Root {
         let expanded = Hkdf::<Sha256>::new(None, &self.0).expand(info.as_bytes(), out);
         debug_assert!(expanded.is_ok());
     }
+}
+
+/// Reads a key: 32 bytes in base64url without padding.
+///
+/// # Errors
+/// If it is anything else. The error never holds the text.
+pub fn parse_key(text: &str) -> Result<[u8; 32], LoadError> {
+    let bytes = URL_SAFE_NO_PAD.decode(text.trim()).map_err(|_| LoadError::Malformed)?;
+    bytes.try_into().map_err(|_| LoadError::Malformed)
 }
 
 impl fmt::Debug for Root {

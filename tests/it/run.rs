@@ -97,3 +97,21 @@ async fn a_batch_of_none_or_too_many_is_refused() {
         assert_eq!(fault(&refused), (Code::InvalidArgument, "INVALID_FIELD".into(), vec!["requests".into()]));
     }
 }
+
+#[tokio::test]
+async fn a_run_that_is_repeated_under_its_key_follows_the_same_job() {
+    let (server, application) = pair().await;
+    let keyed = v1::StartRequest { idempotency_key: "k".into(), ..start("/a") };
+    let request = || v1::RunRequest { start: Some(keyed.clone()), ..Default::default() };
+    let mut ids = Vec::new();
+    // The first stream breaks after its first frame.
+    for _ in 0..2 {
+        let mut frames = soon("Run", server.control().run(request())).await.expect("a stream").into_inner();
+        let first = soon("a frame", frames.message()).await.expect("no error").expect("a frame");
+        ids.push(first.started.and_then(|started| started.job).expect("a job").id);
+    }
+    assert_eq!(ids[0], ids[1]);
+    application.hit().await.ok();
+    server.end(&ids[0]).await;
+    assert!(application.idle().await, "it ran once");
+}

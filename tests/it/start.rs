@@ -267,3 +267,26 @@ async fn more_waiting_jobs_than_allowed_are_refused_until_one_is_gone() {
     server.end(&running.id).await;
     application.hit().await.ok();
 }
+
+#[tokio::test]
+async fn a_target_with_a_key_of_its_own_signs_with_it() {
+    let application = Application::new().await;
+    let key = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc"; // 32 times 7
+    let setup = Setup::new(application.address).with("targets.default.keys", key);
+    let server = setup.start().await;
+    server.start(start("/a")).await;
+    let mut hit = application.hit().await;
+    let output =
+        server.setup.command("keygen").args(["--target", "default"]).output().await.expect("it runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let keyid = text.lines().find_map(|line| line.strip_prefix("keyid ")).expect("a name");
+    assert!(text.contains(&format!("key {key}")), "{text}");
+    let verifier = backjob::verify::Verifier::new(keyid, &[7; 32]);
+    let now = wall() as i64 / 1_000;
+    verifier.verify("GET", "/a", None, &hit.headers, b"", now).expect("signed with it");
+    hit.ok();
+    let broken = Setup::new(application.address).with("targets.default.keys", "short");
+    let refused = backjob::app::App::build(&broken.config()).await.err().expect("refused");
+    assert!(refused.to_string().contains("targets.default.keys"), "{refused}");
+    assert!(!refused.to_string().contains("short"), "{refused}");
+}

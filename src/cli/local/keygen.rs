@@ -2,10 +2,7 @@
 //! triggers with.
 
 use super::{Fault, Settings};
-use crate::{
-    app,
-    secret::{Keyring, Use},
-};
+use crate::{app, secret::Keyring};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{path::PathBuf, process::ExitCode};
 
@@ -42,8 +39,9 @@ impl Keygen {
                 (None, None) => return Err(Fault::text("a database in memory has no key that lasts")),
             };
             let keys = keys.map_err(Fault::new)?;
-            println!("keyid {}", app::keyid(&keys, &target));
-            println!("key {}", URL_SAFE_NO_PAD.encode(keys.current().derive(Use::Trigger, &target)));
+            let key = app::trigger_key(&config, &keys, &target).map_err(Fault::new)?;
+            println!("keyid {}", key.keyid);
+            println!("key {}", URL_SAFE_NO_PAD.encode(key.key));
             return Ok(ExitCode::SUCCESS);
         }
         let Some(path) = self.file.or(configured) else {
