@@ -73,14 +73,14 @@ impl Engine {
         });
         let spec = Arc::new(spec);
         loop {
-            let now = self.clock.now();
+            // Of the moment of the check: what was asked for counts from it.
             let record = Record {
                 id: self.clock.job_id(),
                 created_at: now.wall,
                 created_by: created_by.into(),
                 retry_of: None,
                 merged_count: 0,
-                job: Job::new(Arc::clone(&spec.rules), scheduled_at.max(now.wall), now),
+                job: Job::new(Arc::clone(&spec.rules), scheduled_at, now),
                 spec: Arc::clone(&spec),
             };
             let new =

@@ -205,6 +205,17 @@ async fn a_delayed_start_begins_when_it_is_due() {
 }
 
 #[tokio::test]
+async fn a_delay_counts_from_the_creation_to_the_millisecond() {
+    let (server, _application) = pair().await;
+    for n in 0..200 {
+        let request = v1::StartRequest { start_after: Some(seconds(3_600)), ..start(&format!("/{n}")) };
+        let job = server.start(request).await;
+        let (created, due) = (job.created_at.expect("a time"), job.scheduled_at.expect("a time"));
+        assert_eq!(millis_of(&due) - millis_of(&created), 3_600_000);
+    }
+}
+
+#[tokio::test]
 async fn a_start_in_a_year_is_accepted() {
     let (server, _application) = pair().await;
     let at = Timestamp { seconds: now().seconds + 364 * 86_400, nanos: 0 };
