@@ -1,6 +1,8 @@
 //! Puts the parts together and takes them apart again: the only file that knows
 //! every one of them.
 
+mod reload;
+
 use crate::{
     clock::{Clock, SystemClock},
     config::{self, Config},
@@ -8,11 +10,12 @@ use crate::{
     job::MergePolicy,
     job::draft::Ceilings,
     rpc,
-    secret::{Keyring, LoadError, Root, Use, parse_key},
+    secret::{BadCallers, Callers, Keyring, LoadError, Root, Use, parse_key},
     store::{self, Store},
     tasks::Tasks,
     trigger::{self, BadTarget, Client, Target, TargetOptions},
 };
+use reload::{Unread, Watched};
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -55,14 +58,20 @@ pub enum Error {
     #[error("targets.{0}.keys: a key is 32 bytes in base64url without padding")]
     TargetKey(String),
     /// The address cannot be listened on.
-    #[error("server.listen: cannot listen on {0}: {1}")]
-    Listen(SocketAddr, #[source] io::Error),
+    #[error("{0}: cannot listen on {1}: {2}")]
+    Listen(&'static str, SocketAddr, #[source] io::Error),
+    /// A file that a setting names cannot be read.
+    #[error("{0}: {path}: {2}", path = .1.display())]
+    File(&'static str, PathBuf, #[source] io::Error),
+    /// The callers' tokens are not understood.
+    #[error("server.tokens_file: {0}")]
+    Tokens(#[from] BadCallers),
+    /// There is no TLS to be had from the files.
+    #[error("{0}")]
+    Tls(#[from] rpc::BadTls),
     /// What was left running cannot be taken over.
     #[error("{0}")]
     Engine(#[from] engine::Error),
-    /// The listener failed.
-    #[error("the listener failed: {0}")]
-    Serve(#[from] tonic::transport::Error),
 }
 
 /// Tells a running server to end.
@@ -82,8 +91,9 @@ pub struct App {
     tasks: Tasks,
     /// The writer outlives the rest: what ends last still has to be stored.
     store_tasks: Tasks,
-    listener: TcpListener,
+    doors: rpc::Doors,
     address: SocketAddr,
+    worker_address: Option<SocketAddr>,
     grace: Duration,
 }
 
@@ -230,27 +240,102 @@ fn engine_settings(config: &Config, targets: &[Target]) -> engine::Settings {
     }
 }
 
+async fn bind(setting: &'static str, listen: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let fails = |error| Error::Listen(setting, listen, error);
+    let listener = TcpListener::bind(listen).await.map_err(fails)?;
+    let address = listener.local_addr().map_err(fails)?;
+    Ok((listener, address))
+}
+
+/// Where and to whom it is served; what is in files is read, and followed.
+fn doors(
+    config: &Config,
+    listener: TcpListener,
+    worker: Option<TcpListener>,
+    tasks: &Tasks,
+) -> Result<rpc::Doors, Error> {
+    let callers = match &config.server.tokens_file {
+        None => None,
+        Some(path) => {
+            let make = |files: &[Vec<u8>]| Callers::parse(&String::from_utf8_lossy(&files[0])).map(Arc::new);
+            let callers = Watched::open("tokens", vec![path.clone()], Box::new(make));
+            let callers = callers.map_err(|unread| unread_as("server.tokens_file", unread))?;
+            let follow = callers.follow();
+            if follow.borrow().is_empty() {
+                tracing::warn!(path = %path.display(), "holds no token: nobody can start or read jobs");
+            }
+            callers.keep_looking(tasks);
+            Some(follow)
+        }
+    };
+    let tls = match (&config.tls.cert_file, &config.tls.key_file) {
+        (Some(certificates), Some(key)) => {
+            let mut paths = vec![certificates.clone(), key.clone()];
+            paths.extend(config.tls.client_ca_file.clone());
+            let make =
+                |files: &[Vec<u8>]| rpc::server_config(&files[0], &files[1], files.get(2).map(Vec::as_slice));
+            let tls =
+                Watched::open("tls", paths, Box::new(make)).map_err(|unread| unread_as("tls", unread))?;
+            let follow = tls.follow();
+            tls.keep_looking(tasks);
+            Some(follow)
+        }
+        _ => None,
+    };
+    // Actions report under this name, which is not always one of ours.
+    let reported = config.trigger.report_url.as_ref().and_then(|url| url.parse::<http::Uri>().ok());
+    let reported = reported.and_then(|url| url.host().map(str::to_ascii_lowercase));
+    Ok(rpc::Doors {
+        listener,
+        tls,
+        worker,
+        callers,
+        hosts: config.http.hosts.iter().cloned().chain(reported).collect(),
+        cors_origins: config.http.cors_origins.clone(),
+        max_connections: config.server.max_connections,
+        max_streams: config.server.max_streams,
+        max_calls: config.server.max_calls,
+    })
+}
+
+fn unread_as<E: Into<Error>>(setting: &'static str, unread: Unread<E>) -> Error {
+    match unread {
+        Unread::Io(path, error) => Error::File(setting, path, error),
+        Unread::Bad(error) => error.into(),
+    }
+}
+
 impl App {
     /// Opens, binds and takes over. The configuration is valid.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn build(config: &Config) -> Result<Self, Error> {
+        if !config.server.listen.ip().to_canonical().is_loopback() {
+            // With insecure alone: what it gives up is said each time.
+            for (lacks, so) in config.gives_up() {
+                tracing::warn!(listen = %config.server.listen, "insecure: without {lacks}, {so}");
+            }
+        }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let keys = Arc::new(keys(config, &*clock)?);
         let targets = targets(config, &keys)?;
         let settings = engine_settings(config, &targets);
         let (tasks, store_tasks) = (Tasks::default(), Tasks::default());
         let store = Store::open(store_options(config, &keys), Arc::clone(&clock), &store_tasks).await?;
-        let listen = config.server.listen;
-        let listener = TcpListener::bind(listen).await.map_err(|error| Error::Listen(listen, error))?;
-        let address = listener.local_addr().map_err(|error| Error::Listen(listen, error))?;
+        let (listener, address) = bind("server.listen", config.server.listen).await?;
+        let worker = match config.worker.listen {
+            None => None,
+            Some(listen) => Some(bind("worker.listen", listen).await?),
+        };
+        let (worker, worker_address) = worker.unzip();
+        let doors = doors(config, listener, worker, &tasks)?;
         let trigger = trigger::Settings {
             user_agent: config.trigger.user_agent.clone(),
             pool_idle: config.trigger.pool_idle,
             connect_timeout: config.trigger.connect_timeout,
             max_response: config.trigger.max_response.0,
-            report_url: config.report_url(address),
+            report_url: config.report_url(worker_address.unwrap_or(address)),
         };
         let client = Client::new(trigger, targets, Arc::clone(&clock), tasks.clone());
         let parts = engine::Parts {
@@ -262,7 +347,7 @@ impl App {
         };
         let engine = Engine::begin(parts, settings).await?;
         let grace = config.server.shutdown_grace;
-        Ok(Self { engine, clock, keys, tasks, store_tasks, listener, address, grace })
+        Ok(Self { engine, clock, keys, tasks, store_tasks, doors, address, worker_address, grace })
     }
 
     /// Where it listens.
@@ -270,45 +355,47 @@ impl App {
         self.address
     }
 
+    /// Where running actions alone may report, if they have a listener.
+    pub fn worker_address(&self) -> Option<SocketAddr> {
+        self.worker_address
+    }
+
     /// Serves until told to stop, then ends in two phases: first nothing new
     /// begins and what is under way may end; then everything is closed and what
     /// is in memory stored. Both take `shutdown_grace` at most, and a second
     /// for the store.
-    ///
-    /// # Errors
-    /// If the listener fails.
-    pub async fn run(self, stop: Stop) -> Result<(), Error> {
-        let Self { engine, clock, keys, tasks, store_tasks, listener, address, grace } = self;
+    pub async fn run(self, stop: Stop) {
+        let Self { engine, clock, keys, tasks, store_tasks, doors, address, worker_address, grace } = self;
+        if let Some(address) = worker_address {
+            tracing::info!(worker = %address, "taking reports");
+        }
         tracing::info!(%address, "serving");
         let closing = CancellationToken::new();
         let parts = rpc::Parts { engine: Arc::clone(&engine), clock, keys, tasks: tasks.clone() };
-        let serving = rpc::serve(parts, listener, closing.clone().cancelled_owned());
+        let serving = rpc::serve(parts, doors, closing.clone());
         tokio::pin!(serving);
-        let mut served = tokio::select! {
-            served = &mut serving => Some(served),
-            () = stop.drain.cancelled() => None,
-            () = stop.hurry.cancelled() => None,
-        };
+        tokio::select! {
+            () = &mut serving => return, // it ends only when it is told to
+            () = stop.drain.cancelled() => {}
+            () = stop.hurry.cancelled() => {}
+        }
         tracing::info!(running = engine.running(), watchers = engine.watchers(), "draining");
         engine.drain();
         // The last part of the grace is for the second phase.
         let first = grace.mul_f64(0.8);
-        if served.is_none() {
-            tokio::select! {
-                ended = &mut serving => served = Some(ended),
-                () = engine.drained() => {}
-                () = tokio::time::sleep(first) => {
-                    tracing::info!(running = engine.running(), "what still runs is left to the next server");
-                }
-                () = stop.hurry.cancelled() => {}
+        tokio::select! {
+            () = &mut serving => {}
+            () = engine.drained() => {}
+            () = tokio::time::sleep(first) => {
+                tracing::info!(running = engine.running(), "what still runs is left to the next server");
             }
+            () = stop.hurry.cancelled() => {}
         }
         closing.cancel();
         tasks.stop().cancel();
         let last = grace.saturating_sub(first).max(Duration::from_millis(200));
-        if served.is_none() {
-            served = tokio::time::timeout(last, &mut serving).await.ok();
-        }
+        // What is still open then is closed with its task.
+        let _ = tokio::time::timeout(last, &mut serving).await;
         if let Err(pending) = tasks.shut_down(last).await {
             tracing::warn!(?pending, "still running at the end");
         }
@@ -320,6 +407,5 @@ impl App {
             Ok(Ok(())) => tracing::info!("stopped"),
             Ok(Err(_)) | Err(_) => tracing::error!("the store could not be closed in time"),
         }
-        served.unwrap_or(Ok(())).map_err(Error::from)
     }
 }

@@ -16,7 +16,7 @@ mod tests;
 
 pub use fault::{Fault, Faults, Source};
 pub use layer::Sources;
-pub use section::{Database, Jobs, Log, Node, Retention, Server, Target, Trigger};
+pub use section::{Database, Http, Jobs, Log, Node, Retention, Server, Target, Tls, Trigger, Worker};
 pub use value::{LogFormat, MergePolicy, Rate, Secret, Size};
 
 use layer::{Layers, Leaf};
@@ -45,6 +45,12 @@ pub struct Config {
     pub key: Option<Secret>,
     /// The process and its listener.
     pub server: Server,
+    /// Encryption.
+    pub tls: Tls,
+    /// A listener for running actions alone.
+    pub worker: Worker,
+    /// Calls from browsers.
+    pub http: Http,
     /// This server among others.
     pub node: Node,
     /// Where jobs are kept.
@@ -123,6 +129,9 @@ impl Config {
         }
         let mut sections = vec![
             ("server".to_owned(), self.server.shown()),
+            ("tls".to_owned(), self.tls.shown()),
+            ("worker".to_owned(), self.worker.shown()),
+            ("http".to_owned(), self.http.shown()),
             ("node".to_owned(), self.node.shown()),
             ("database".to_owned(), self.database.shown()),
         ];
@@ -150,6 +159,9 @@ impl Config {
             key_file: None,
             key: None,
             server: Server::default(),
+            tls: Tls::default(),
+            worker: Worker::default(),
+            http: Http::default(),
             node: Node::default(),
             database: Database::default(),
             targets: BTreeMap::new(),
@@ -164,6 +176,9 @@ impl Config {
         let set = match key.split_once('.') {
             None if key == "key_file" => Setting::read(given).map(|file| self.key_file = file),
             Some(("server", key)) => self.server.set(key, given),
+            Some(("tls", key)) => self.tls.set(key, given),
+            Some(("worker", key)) => self.worker.set(key, given),
+            Some(("http", key)) => self.http.set(key, given),
             Some(("node", key)) => self.node.set(key, given),
             Some(("database", key)) => self.database.set(key, given),
             Some(("trigger", key)) => self.trigger.set(key, given),
@@ -199,6 +214,9 @@ impl Config {
         if let Some(target) = self.targets.get_mut(DEFAULT_TARGET).filter(|target| target.url.is_empty()) {
             target.url = DEFAULT_TARGET_URL.to_owned();
         }
+        for name in self.http.hosts.iter_mut().chain(&mut self.http.cors_origins) {
+            name.make_ascii_lowercase();
+        }
         for header in self.targets.values_mut().flat_map(|target| &mut target.allow_headers) {
             header.make_ascii_lowercase();
         }
@@ -219,11 +237,56 @@ impl Config {
                 faults.push(Fault { key: key.to_owned(), source: Source::Default, message });
             }
         };
+        let lacks: Vec<&str> = self.gives_up().iter().map(|(lacks, _)| *lacks).collect();
         unless(
-            self.server.insecure || self.server.listen.ip().to_canonical().is_loopback(),
+            self.server.insecure || is_loopback(self.server.listen) || lacks.is_empty(),
             "server.listen",
-            "is not a loopback address, and there is neither TLS nor authentication: whoever reaches it may start, \
-             read and cancel every job. server.insecure = true accepts that",
+            &format!(
+                "is not a loopback address, which needs {}; server.insecure = true does without",
+                lacks.join(" and ")
+            ),
+        );
+        unless(
+            self.server.insecure || self.worker.listen.is_none_or(is_loopback),
+            "worker.listen",
+            "is not a loopback address, and what actions report there is not encrypted; server.insecure = true \
+             accepts that",
+        );
+        unless(
+            self.tls.cert_file.is_some() || self.tls.key_file.is_none(),
+            "tls.cert_file",
+            "is needed with tls.key_file",
+        );
+        unless(
+            self.tls.key_file.is_some() || self.tls.cert_file.is_none(),
+            "tls.key_file",
+            "is needed with tls.cert_file",
+        );
+        unless(
+            self.tls.cert_file.is_some() || self.tls.client_ca_file.is_none(),
+            "tls.client_ca_file",
+            "needs tls.cert_file: only over TLS a client shows a certificate",
+        );
+        unless(
+            self.http.hosts.iter().all(|host| is_host(host)),
+            "http.hosts",
+            "must be names or addresses without scheme, port or path, like [\"jobs.example.com\"]",
+        );
+        unless(
+            self.http.cors_origins.iter().all(|origin| is_origin(origin)),
+            "http.cors_origins",
+            "must be origins, like [\"https://app.example.com\"], without a path or *",
+        );
+        unless(
+            (1..=1_000_000).contains(&self.server.max_connections),
+            "server.max_connections",
+            "must be 1 to 1000000",
+        );
+        unless((1..=100_000).contains(&self.server.max_streams), "server.max_streams", "must be 1 to 100000");
+        unless(
+            (10..=10_000_000).contains(&self.server.max_calls),
+            "server.max_calls",
+            "must be 10 to 10000000",
         );
         unless(self.server.shutdown_grace <= HOUR, "server.shutdown_grace", "must be 0 s to 1 h");
         unless(self.server.threads <= 1_024, "server.threads", "must be at most 1024; 0 means one a core");
@@ -318,8 +381,28 @@ impl Config {
         faults
     }
 
-    /// Where actions report to: `trigger.report_url`, or else the address that
-    /// the server is `bound` to, the host's own one where it is bound to all.
+    /// What protects an address that is not loopback and is not set, and what
+    /// goes without it.
+    pub fn gives_up(&self) -> Vec<(&'static str, &'static str)> {
+        let mut gives_up = Vec::new();
+        if self.tls.cert_file.is_none() {
+            gives_up.push((
+                "TLS (tls.cert_file, tls.key_file)",
+                "whoever can see the traffic reads jobs, tokens and credentials, and may change them",
+            ));
+        }
+        if self.server.tokens_file.is_none() {
+            gives_up.push((
+                "tokens (server.tokens_file)",
+                "whoever reaches the address may start, read, cancel and delete every job",
+            ));
+        }
+        gives_up
+    }
+
+    /// Where actions report to: `trigger.report_url`, or else `worker.listen`, or
+    /// else `server.listen`, as they are `bound`: the host's own address where
+    /// that is every one.
     pub fn report_url(&self, bound: SocketAddr) -> String {
         if let Some(url) = &self.trigger.report_url {
             return url.clone();
@@ -329,7 +412,8 @@ impl Config {
             IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
             ip => ip,
         };
-        format!("http://{}", SocketAddr::new(ip, bound.port()))
+        let tls = self.tls.cert_file.is_some() && self.worker.listen.is_none();
+        format!("{}://{}", if tls { "https" } else { "http" }, SocketAddr::new(ip, bound.port()))
     }
 
     /// The file of the root keys: `key_file`, or else `backjob.key` beside the
@@ -353,6 +437,26 @@ impl Config {
         }
         Some(Path::new(file).with_file_name("backjob.key"))
     }
+}
+
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// A name or an address without a port.
+fn is_host(text: &str) -> bool {
+    let v6 = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    v6.parse::<IpAddr>().is_ok() || (!text.is_empty() && text.chars().all(name))
+}
+
+/// Scheme, host and port, as browsers write them.
+fn is_origin(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    rest.is_some_and(|authority| {
+        let plain = !authority.contains(['/', '?', '#', '@', '*', ' ']) && !authority.is_empty();
+        plain && authority.parse::<http::uri::Authority>().is_ok()
+    })
 }
 
 const URL_EXPECTED: &str = "must be a URL with http://, https:// or unix: before the place, without a query";

@@ -2,11 +2,11 @@
 
 use super::screen;
 use crate::proto::v1::job_control_client::JobControlClient;
-use std::{io::IsTerminal as _, time::Duration};
+use std::{io::IsTerminal as _, path::PathBuf, time::Duration};
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
-    transport::{Channel, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 use tonic_types::StatusExt as _;
 
@@ -19,6 +19,16 @@ pub(super) struct Options {
     /// Token to call with.
     #[arg(long, global = true, env = "BACKJOB_TOKEN", hide_env_values = true, default_value = "")]
     token: String,
+    /// Authorities in PEM that an https:// server is checked with [default: the
+    /// public ones].
+    #[arg(long, global = true, value_name = "FILE", env = "BACKJOB_CA_FILE")]
+    ca_file: Option<PathBuf>,
+    /// Our own certificate chain in PEM, for a server that asks for one.
+    #[arg(long, global = true, value_name = "FILE", env = "BACKJOB_CERT_FILE", requires = "cert_key_file")]
+    cert_file: Option<PathBuf>,
+    /// Its private key in PEM.
+    #[arg(long, global = true, value_name = "FILE", env = "BACKJOB_CERT_KEY_FILE", requires = "cert_file")]
+    cert_key_file: Option<PathBuf>,
     /// How to print: for people, or as JSON lines.
     #[arg(short, long, global = true, value_enum, default_value_t)]
     output: Output,
@@ -46,7 +56,8 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(options: Options) -> Result<Self, String> {
-        let Options { addr, token, output } = options;
+        let tls = tls(&options)?;
+        let Options { addr, token, output, .. } = options;
         let url = if addr.contains("://") { addr } else { format!("http://{addr}") };
         let endpoint =
             Endpoint::from_shared(url.clone()).map_err(|error| format!("--addr {url}: {error}"))?;
@@ -54,6 +65,11 @@ impl Client {
             .connect_timeout(Duration::from_secs(10))
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(20));
+        let endpoint = if url.starts_with("https://") {
+            endpoint.tls_config(tls).map_err(|error| format!("--ca-file, --cert-file: {error}"))?
+        } else {
+            endpoint
+        };
         let token = (!token.is_empty()).then(|| MetadataValue::try_from(format!("Bearer {token}")));
         let token = token.transpose().map_err(|_| "--token: not a token".to_owned())?;
         let json = match output {
@@ -66,7 +82,9 @@ impl Client {
 
     /// A client for the server at `addr`, printing for people.
     pub(super) fn at(addr: String) -> Result<Self, String> {
-        Self::new(Options { addr, token: String::new(), output: Output::Human })
+        let (ca_file, cert_file, cert_key_file) = (None, None, None);
+        let token = String::new();
+        Self::new(Options { addr, token, ca_file, cert_file, cert_key_file, output: Output::Human })
     }
 
     pub(super) fn control(&self) -> JobControlClient<Channel> {
@@ -80,6 +98,19 @@ impl Client {
         }
         request
     }
+}
+
+/// Whom to trust, and who we are.
+fn tls(options: &Options) -> Result<ClientTlsConfig, String> {
+    let read = |path: &PathBuf| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+    let mut tls = match &options.ca_file {
+        Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
+        None => ClientTlsConfig::new().with_webpki_roots(),
+    };
+    if let (Some(certificate), Some(key)) = (&options.cert_file, &options.cert_key_file) {
+        tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
+    }
+    Ok(tls)
 }
 
 /// An error of the server, for people: a line for each field at fault.

@@ -12,11 +12,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(super) const SECTIONS: &[&str] =
-    &["server", "node", "database", "targets", "trigger", "jobs", "retention", "log"];
+pub(super) const SECTIONS: &[&str] = &[
+    "server",
+    "tls",
+    "worker",
+    "http",
+    "node",
+    "database",
+    "targets",
+    "trigger",
+    "jobs",
+    "retention",
+    "log",
+];
 
 /// Read by the command line and by clients, not by the server.
-const NOT_SETTINGS: &[&str] = &["ADDR", "AUTHORIZATION", "CONFIG", "COOKIE", "LOG", "TOKEN"];
+const NOT_SETTINGS: &[&str] =
+    &["ADDR", "AUTHORIZATION", "CA_FILE", "CERT_FILE", "CERT_KEY_FILE", "CONFIG", "COOKIE", "LOG", "TOKEN"];
 
 /// Variables that Kubernetes puts into every container where a service is named
 /// `backjob`, and what the tests of this crate read.

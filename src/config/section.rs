@@ -48,11 +48,58 @@ section! {
         /// Whether an address that is not loopback is accepted without TLS and
         /// tokens. Default: no.
         insecure: bool = false,
+        /// File of the callers' tokens, looked at again each second. Default:
+        /// none, which asks no caller who they are.
+        tokens_file: Option<PathBuf> = None,
+        /// Open connections, 1 to 1,000,000; beyond, new ones are closed.
+        /// Default: 10,000.
+        max_connections: usize = 10_000,
+        /// Calls under way on one connection, 1 to 100,000; beyond, they are
+        /// refused. Default: 1,000.
+        max_streams: u32 = 1_000,
+        /// Calls under way in all, 10 to 10,000,000; watches may take nine tenths
+        /// of them. Default: 50,000.
+        max_calls: usize = 50_000,
         /// How long a shutdown waits for what is under way, 0 s to 1 h.
         /// Default: 10 s.
         shutdown_grace: Duration = Duration::from_secs(10),
         /// Worker threads, at most 1,024; 0 means one a core. Default: 0.
         threads: usize = 0,
+    }
+}
+
+section! {
+    /// `[tls]`: encryption of `server.listen`.
+    Tls {
+        /// Certificate chain in PEM, looked at again each second. Default: none,
+        /// which serves without TLS.
+        cert_file: Option<PathBuf> = None,
+        /// Its private key in PEM. Default: none.
+        key_file: Option<PathBuf> = None,
+        /// Authorities in PEM, of which every client must show a certificate.
+        /// Default: none is asked for.
+        client_ca_file: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// `[worker]`: a listener for running actions alone.
+    Worker {
+        /// Where actions report without TLS, and nothing else is served.
+        /// Default: none; they report to `server.listen`.
+        listen: Option<SocketAddr> = None,
+    }
+}
+
+section! {
+    /// `[http]`: calls from browsers.
+    Http {
+        /// Names, beside loopback and the listen addresses, under which this
+        /// server may be called over HTTP/1.1, gRPC-Web or as JSON. Default:
+        /// none.
+        hosts: Vec<String> = Vec::new(),
+        /// Origins whose pages may call this server. Default: none but its own.
+        cors_origins: Vec<String> = Vec::new(),
     }
 }
 

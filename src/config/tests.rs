@@ -61,6 +61,10 @@ fn every_setting_is_documented() {
     };
     for (section, known) in [
         ("server", Server::KEYS),
+        ("tls", Tls::KEYS),
+        ("worker", Worker::KEYS),
+        ("http", Http::KEYS),
+        ("retention", Retention::KEYS),
         ("node", Node::KEYS),
         ("database", Database::KEYS),
         ("trigger", Trigger::KEYS),
@@ -218,7 +222,61 @@ fn a_public_address_needs_a_word() {
     for listen in ["127.8.8.8:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
         assert!(load("", &[], &[("server.listen", listen)]).is_ok(), "{listen}");
     }
-    assert!(load("", &[], &[("server.listen", "0.0.0.0:1"), ("server.insecure", "true")]).is_ok());
+    let public = ("server.listen", "0.0.0.0:1");
+    let (cert, key) = (("tls.cert_file", "c"), ("tls.key_file", "k"));
+    let tokens = ("server.tokens_file", "t");
+    assert!(load("", &[], &[public, ("server.insecure", "true")]).is_ok());
+    assert!(load("", &[], &[public, cert, key, tokens]).is_ok());
+    // One of both is not enough, and what lacks is said.
+    for (given, lacks, has) in [
+        (&[public, tokens][..], "TLS (tls.cert_file", "server.tokens_file)"),
+        (&[public, cert, key], "tokens (server.tokens_file)", "TLS ("),
+    ] {
+        let faults = refused("", &[], given);
+        assert!(faults.len() == 1 && faults[0].contains(lacks) && !faults[0].contains(has), "{faults:?}");
+    }
+    // What actions report to is never encrypted.
+    let worker = ("worker.listen", "0.0.0.0:2");
+    assert!(refused("", &[], &[worker, cert, key, tokens])[0].contains("worker.listen"));
+    assert!(load("", &[], &[worker, ("server.insecure", "true")]).is_ok());
+}
+
+#[test]
+fn actions_report_where_they_can() {
+    let url = |flags: &[(&str, &str)], bound: &str| {
+        load("", &[], flags).expect("loads").report_url(bound.parse().expect("an address"))
+    };
+    let tls = [("tls.cert_file", "c"), ("tls.key_file", "k")];
+    assert_eq!(url(&[], "127.0.0.1:1"), "http://127.0.0.1:1");
+    assert_eq!(url(&tls, "0.0.0.0:1"), "https://127.0.0.1:1");
+    assert_eq!(url(&[tls[0], tls[1], ("worker.listen", "[::1]:2")], "[::1]:2"), "http://[::1]:2");
+}
+
+#[test]
+fn names_of_hosts_and_pages_are_plain() {
+    let config =
+        load("", &[("BACKJOB_HTTP_HOSTS", "Jobs.Example.com,[fd00::1],10.0.0.1")], &[]).expect("loads");
+    assert_eq!(config.http.hosts, ["jobs.example.com", "[fd00::1]", "10.0.0.1"]);
+    assert!(load("", &[], &[("http.cors_origins", "https://App.example.com,http://localhost:3000")]).is_ok());
+    for host in ["a/b", "https://a", "a:1", "*", "a b", "*.example.com"] {
+        assert!(refused("", &[], &[("http.hosts", host)])[0].contains("http.hosts must be"), "{host}");
+    }
+    for origin in ["*", "a", "https://", "https://a/", "https://*.a", "ftp://a", "null", "https://u@a"] {
+        let faults = refused("", &[], &[("http.cors_origins", origin)]);
+        assert!(faults[0].contains("http.cors_origins must be"), "{origin}");
+    }
+}
+
+#[test]
+fn tls_is_whole_or_not_there() {
+    for (given, fault) in [
+        (&[("tls.cert_file", "c")][..], "tls.key_file is needed with"),
+        (&[("tls.key_file", "k")], "tls.cert_file is needed with"),
+        (&[("tls.client_ca_file", "a")], "tls.client_ca_file needs"),
+    ] {
+        let faults = refused("", &[], given);
+        assert!(faults.len() == 1 && faults[0].contains(fault), "{faults:?}");
+    }
 }
 
 #[test]

@@ -136,6 +136,20 @@ impl Setting for SocketAddr {
     }
 }
 
+/// An empty text is none.
+impl Setting for Option<SocketAddr> {
+    fn read(given: &Given) -> Result<Self, String> {
+        match given.text() {
+            Some("") => Ok(None),
+            _ => SocketAddr::read(given).map(Some),
+        }
+    }
+
+    fn show(&self) -> String {
+        quoted(&self.map(|address| address.to_string()).unwrap_or_default())
+    }
+}
+
 impl Setting for Vec<String> {
     fn read(given: &Given) -> Result<Self, String> {
         given.items().ok_or_else(|| "must be a list of texts".into())

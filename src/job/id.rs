@@ -20,7 +20,7 @@ impl JobId {
     }
 
     /// From the stored bytes.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 }

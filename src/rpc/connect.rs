@@ -215,6 +215,19 @@ async fn write(
     Ok(Response::from_parts(parts, Body::new(Full::new(body))))
 }
 
+/// An error for whoever sent these headers: as gRPC, gRPC-Web or Connect writes it.
+pub fn refused(headers: &HeaderMap, status: &Status) -> Response<Body> {
+    let kind = headers.get(header::CONTENT_TYPE);
+    match kind.filter(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        None => refusal(status),
+        Some(kind) => {
+            let mut response = status.clone().into_http();
+            response.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
+            response
+        }
+    }
+}
+
 /// An error as Connect writes it: always JSON.
 fn refusal(status: &Status) -> Response<Body> {
     let (code, name) = code(status.code());

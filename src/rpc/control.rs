@@ -1,7 +1,9 @@
 //! JobControl: what callers use.
 
 use super::{
-    Service, auth, convert,
+    Service,
+    auth::{self, Caller},
+    convert,
     frame::{RunFrame, server::job_control_server::JobControl},
     mask::Mask,
     page, status,
@@ -11,6 +13,7 @@ use crate::{
     engine::Error,
     job::{JobId, Revision},
     proto::v1,
+    secret::WatchToken,
     watch::MAX_JOBS,
 };
 use futures_util::{Stream, StreamExt as _, future::join_all, stream};
@@ -28,16 +31,19 @@ const BATCH: usize = 1_000;
 #[tonic::async_trait]
 impl JobControl for Service {
     async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
+        let caller = Caller::of(request.extensions())?.clone();
         let cookies = auth::cookies(request.metadata());
-        self.start_one(request.into_inner(), &cookies).await.map(Response::new)
+        self.start_one(request.into_inner(), &cookies, caller.name()).await.map(Response::new)
     }
 
     async fn get_status(
         &self,
         request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let caller = Caller::of(request.extensions())?.clone();
         let request = request.into_inner();
         let id = convert::job_id("job_id", &request.job_id)?;
+        caller.may_see(&[id], false)?;
         let mask = Mask::read(request.read_mask)?;
         let record = self.engine.get(id).await.map_err(status::of)?;
         let job = mask.apply(convert::job(&record, true));
@@ -50,6 +56,7 @@ impl JobControl for Service {
         &self,
         request: Request<v1::WatchStatusRequest>,
     ) -> Result<Response<Frames>, Status> {
+        let caller = Caller::of(request.extensions())?.clone();
         let request = request.into_inner();
         if request.job_ids.is_empty() && request.filter.is_none() {
             return Err(status::invalid("job_ids", "or filter is required"));
@@ -58,6 +65,7 @@ impl JobControl for Service {
             return Err(status::of(Error::TooManyJobs(MAX_JOBS)));
         }
         let ids = ids(&request.job_ids)?;
+        caller.may_see(&ids, request.filter.is_some())?;
         if request.after_revision.is_some() && (ids.len() != 1 || request.filter.is_some()) {
             return Err(status::invalid("after_revision", "goes with one job id and no filter"));
         }
@@ -73,13 +81,16 @@ impl JobControl for Service {
     type RunStream = Pin<Box<dyn Stream<Item = Result<RunFrame, Status>> + Send>>;
 
     async fn run(&self, request: Request<v1::RunRequest>) -> Result<Response<Self::RunStream>, Status> {
+        let caller = Caller::of(request.extensions())?.clone();
         let cookies = auth::cookies(request.metadata());
         let v1::RunRequest { start, heartbeat_interval, text: mode } = request.into_inner();
         let start = start.ok_or_else(|| status::invalid("start", "is required"))?;
         let heartbeat = heartbeat(heartbeat_interval)?;
         let text = text(mode, Text::Full)?;
-        let started =
-            self.start_one(start, &cookies).await.map_err(|refused| status::within("start", &refused))?;
+        let started = self
+            .start_one(start, &cookies, caller.name())
+            .await
+            .map_err(|refused| status::within("start", &refused))?;
         let id =
             convert::job_id("job.id", &started.job.as_ref().map(|job| job.id.clone()).unwrap_or_default())?;
         // It is stored: that is said first, whatever becomes of the watch.
@@ -99,13 +110,16 @@ impl JobControl for Service {
         &self,
         request: Request<v1::BatchStartRequest>,
     ) -> Result<Response<v1::BatchStartResponse>, Status> {
+        let caller = Caller::of(request.extensions())?.clone();
         let cookies = auth::cookies(request.metadata());
         let requests = request.into_inner().requests;
         if !(1..=BATCH).contains(&requests.len()) {
             return Err(status::invalid("requests", format!("must be 1 to {BATCH}")));
         }
         // At once, so that they share a commit; begun in their order.
-        let answers = join_all(requests.into_iter().map(|request| self.start_one(request, &cookies))).await;
+        let answers =
+            join_all(requests.into_iter().map(|request| self.start_one(request, &cookies, caller.name())))
+                .await;
         let result = |answer| match answer {
             Ok(response) => v1::batch_start_result::Result::Response(response),
             Err(refused) => v1::batch_start_result::Result::Error(status::as_message(&refused)),
@@ -169,11 +183,12 @@ impl JobControl for Service {
         &self,
         request: Request<v1::RetryJobRequest>,
     ) -> Result<Response<v1::RetryJobResponse>, Status> {
+        let caller = Caller::of(request.extensions())?.clone();
         let cookies = auth::cookies(request.metadata());
         let request = request.into_inner();
         let id = convert::job_id("job_id", &request.job_id)?;
         let again = convert::again(request, cookies).map_err(status::invalid_all)?;
-        let record = self.engine.run_again(id, again, "").await.map_err(status::of)?;
+        let record = self.engine.run_again(id, again, caller.name()).await.map_err(status::of)?;
         Ok(Response::new(v1::RetryJobResponse { job: Some(convert::job(&record, true)) }))
     }
 
@@ -208,7 +223,12 @@ impl JobControl for Service {
 }
 
 impl Service {
-    async fn start_one(&self, request: v1::StartRequest, cookies: &str) -> Result<v1::StartResponse, Status> {
+    async fn start_one(
+        &self,
+        request: v1::StartRequest,
+        cookies: &str,
+        caller: &str,
+    ) -> Result<v1::StartResponse, Status> {
         // Maps are sorted, so that equal requests are the same bytes.
         let keyed = !request.idempotency_key.is_empty();
         let mut bytes = if keyed { request.encode_to_vec() } else { Vec::new() };
@@ -216,9 +236,10 @@ impl Service {
             bytes.extend(cookies.as_bytes()); // they may say who it is for
         }
         let draft = convert::draft(request, cookies.to_owned()).map_err(status::invalid_all)?;
-        let started = self.engine.start(draft, &bytes, "").await.map_err(status::of)?;
+        let started = self.engine.start(draft, &bytes, caller).await.map_err(status::of)?;
         let job = Some(convert::job(&started.record, true));
-        Ok(v1::StartResponse { job, merged: started.merged, watch_token: String::new() })
+        let watch_token = WatchToken { job: started.record.id }.mint(&self.keys);
+        Ok(v1::StartResponse { job, merged: started.merged, watch_token })
     }
 }
 

@@ -5,21 +5,42 @@
 //! `status` the only place that makes a `tonic::Status`. Nothing is decided
 //! here: each rpc reads its request, calls one use case, writes its answer.
 
+mod access;
 mod auth;
+mod calls;
 mod connect;
 mod control;
 mod convert;
 pub mod frame;
+mod gate;
+mod intake;
+mod listen;
 mod mask;
+mod origin;
 mod page;
 mod status;
+mod tls;
 mod watch;
 mod worker;
 
-use crate::{clock::Clock, engine::Engine, proto, secret::Keyring, tasks::Tasks};
-use std::{future::Future, sync::Arc, time::Duration};
+pub use listen::Tls;
+pub use tls::{BadTls, server_config};
+
+use crate::{
+    clock::Clock,
+    engine::Engine,
+    proto,
+    secret::{Callers, Keyring},
+    tasks::Tasks,
+};
+use auth::Tokens;
+use gate::Rules;
+use listen::Listener;
+use origin::Origins;
+use std::{sync::Arc, time::Duration};
 use tokio::net::TcpListener;
-use tonic::transport::{Server, server::TcpIncoming};
+use tokio_util::sync::CancellationToken;
+use tonic::service::{Routes, RoutesBuilder};
 use tonic_health::server::HealthReporter;
 
 /// Bytes of a message, at most.
@@ -42,49 +63,86 @@ pub struct Parts {
     pub engine: Arc<Engine>,
     /// For the time in frames.
     pub clock: Arc<dyn Clock>,
-    /// For report tokens.
+    /// For report and watch tokens.
     pub keys: Arc<Keyring>,
     /// Who spawns.
     pub tasks: Tasks,
 }
 
+/// Where it is served, and to whom.
+pub struct Doors {
+    /// For everything.
+    pub listener: TcpListener,
+    /// What `listener` is encrypted with, and what replaces it; none for plain
+    /// HTTP.
+    pub tls: Option<Tls>,
+    /// Unencrypted, for running actions alone.
+    pub worker: Option<TcpListener>,
+    /// Tokens of callers, and what replaces them; none lets in everyone.
+    pub callers: Option<tokio::sync::watch::Receiver<Arc<Callers>>>,
+    /// Names in lower case, beside loopback and the address of the listener, under
+    /// which browsers and others over HTTP/1.1 may call.
+    pub hosts: Vec<String>,
+    /// Origins in lower case whose pages may call.
+    pub cors_origins: Vec<String>,
+    /// Open connections of each listener, at most.
+    pub max_connections: usize,
+    /// Calls under way on one connection, at most.
+    pub max_streams: u32,
+    /// Calls under way in all, at most.
+    pub max_calls: usize,
+}
+
 /// Serves until `stop`, then until every connection has ended.
-///
-/// # Errors
-/// If the listener fails.
-pub async fn serve(
-    parts: Parts,
-    listener: TcpListener,
-    stop: impl Future<Output = ()> + Send,
-) -> Result<(), tonic::transport::Error> {
+pub async fn serve(parts: Parts, doors: Doors, stop: CancellationToken) {
     let Parts { engine, clock, keys, tasks } = parts;
+    let Doors { listener, tls, worker, callers, hosts, cors_origins, .. } = doors;
     let (reporter, health) = tonic_health::server::health_reporter();
     tasks.spawn("health", watch_health(reporter, Arc::clone(&engine), tasks.clone()));
+    let tokens = Tokens { callers, keys: Arc::clone(&keys) };
+    let origins =
+        Origins { hosts: hosts.into_iter().collect(), origins: cors_origins.iter().cloned().collect() };
+    let rules = Rules::new(tokens, origins, doors.max_calls);
+    let service = Service { engine, clock, keys, tasks: tasks.clone() };
+    let open = |tcp, tls, routes| Listener {
+        tcp,
+        tls,
+        routes,
+        rules: rules.clone(),
+        origins: cors_origins.clone(),
+        max_connections: doors.max_connections,
+        max_streams: doors.max_streams,
+    };
+    let reports = proto::v1::job_worker_server::JobWorkerServer::new(service.clone())
+        .max_decoding_message_size(MESSAGE);
+    let mut routes = RoutesBuilder::default();
+    routes.add_service(reports.clone()).add_service(health);
+    let worker = worker.map(|tcp| open(tcp, None, routes.clone().routes()));
+    let all = open(listener, tls, everything(routes, service));
+    match worker {
+        None => all.serve(tasks, stop).await,
+        Some(worker) => {
+            tokio::join!(all.serve(tasks.clone(), stop.clone()), worker.serve(tasks, stop));
+        }
+    }
+}
+
+fn everything(mut routes: RoutesBuilder, service: Service) -> Routes {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let service = Service { engine, clock, keys, tasks };
-    let control = frame::server::job_control_server::JobControlServer::new(service.clone())
-        .max_decoding_message_size(MESSAGE);
-    let worker =
-        proto::v1::job_worker_server::JobWorkerServer::new(service).max_decoding_message_size(MESSAGE);
-    Server::builder()
-        .accept_http1(true)
-        .tcp_nodelay(true)
-        // Notices clients that vanished without a word.
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .layer(connect::ConnectLayer)
-        .layer(tonic_web::GrpcWebLayer::new())
-        .add_service(control)
-        .add_service(worker)
-        .add_service(health)
-        .add_optional_service(reflection().build_v1().ok())
-        .add_optional_service(reflection().build_v1alpha().ok())
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
-        .await
+    let control =
+        frame::server::job_control_server::JobControlServer::new(service).max_decoding_message_size(MESSAGE);
+    routes.add_service(control);
+    if let Ok(reflection) = reflection().build_v1() {
+        routes.add_service(reflection);
+    }
+    if let Ok(reflection) = reflection().build_v1alpha() {
+        routes.add_service(reflection);
+    }
+    routes.routes()
 }
 
 /// NOT_SERVING while the store is away or the server drains.

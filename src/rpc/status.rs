@@ -156,7 +156,7 @@ pub fn too_large(limit: usize) -> Status {
 /// The call has no token.
 #[must_use]
 pub fn token_missing() -> Status {
-    let message = "the call needs the metadata `authorization: Bearer <report token>`";
+    let message = "the call needs the metadata `authorization: Bearer <token>`, once";
     Fault::new(Code::Unauthenticated, "TOKEN_MISSING", message).into_status()
 }
 
@@ -164,7 +164,36 @@ pub fn token_missing() -> Status {
 /// one.
 #[must_use]
 pub fn token_invalid() -> Status {
-    Fault::new(Code::Unauthenticated, "TOKEN_INVALID", "the report token is not valid").into_status()
+    Fault::new(Code::Unauthenticated, "TOKEN_INVALID", "the token is not valid for this call").into_status()
+}
+
+/// The caller is known, and may not do this.
+#[must_use]
+pub fn role_denied(message: impl Into<String>) -> Status {
+    Fault::new(Code::PermissionDenied, "ROLE_DENIED", message).into_status()
+}
+
+/// The call came under a name, or from a page, that is not known.
+#[must_use]
+pub fn origin_refused(message: String) -> Status {
+    Fault::new(Code::PermissionDenied, "ORIGIN_REFUSED", message).into_status()
+}
+
+/// As many calls are under way as may be.
+#[must_use]
+pub fn too_many_calls(limit: usize) -> Status {
+    let message = format!("{limit} calls may be under way at once, watches nine tenths of them");
+    Fault::new(Code::ResourceExhausted, "TOO_MANY_CALLS", message)
+        .about("limit", limit)
+        .retry(spread(Duration::from_secs(1)))
+        .into_status()
+}
+
+/// A message did not come to its end.
+#[must_use]
+pub fn too_slow(limit: Duration) -> Status {
+    let message = format!("a message must be whole within {} s", limit.as_secs());
+    Fault::new(Code::DeadlineExceeded, "TOO_SLOW", message).about("limit", limit.as_secs()).into_status()
 }
 
 /// The server goes away: come back, to it or another.

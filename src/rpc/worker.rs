@@ -1,9 +1,10 @@
 //! JobWorker: what the running action calls.
 
-use super::{Service, auth, convert, status};
+use super::{Service, auth::Caller, convert, status};
 use crate::{
     engine::{Acknowledged, Reporting},
     proto::v1::{self, job_worker_server::JobWorker},
+    secret::ReportToken,
 };
 use futures_util::{Stream, stream};
 use prost::Message as _;
@@ -21,13 +22,21 @@ fn hash(request: &v1::ReportRequest) -> [u8; 32] {
     if request.end.is_some() { Sha256::digest(request.encode_to_vec()).into() } else { [0; 32] }
 }
 
+/// The attempt that the call's token opens.
+fn token(extensions: &tonic::Extensions) -> Result<ReportToken, Status> {
+    match Caller::of(extensions)? {
+        Caller::Action(token) => Ok(*token),
+        Caller::Anyone | Caller::Named(_) | Caller::Watcher(_) => Err(status::token_invalid()),
+    }
+}
+
 #[tonic::async_trait]
 impl JobWorker for Service {
     async fn report(
         &self,
         request: Request<v1::ReportRequest>,
     ) -> Result<Response<v1::ReportResponse>, Status> {
-        let token = auth::report_token(request.metadata(), &self.keys)?;
+        let token = token(request.extensions())?;
         let request = request.into_inner();
         let hash = hash(&request);
         let report = convert::report(request).map_err(status::invalid_all)?;
@@ -41,7 +50,7 @@ impl JobWorker for Service {
         &self,
         request: Request<Streaming<v1::ReportRequest>>,
     ) -> Result<Response<Self::ReportStreamStream>, Status> {
-        let token = auth::report_token(request.metadata(), &self.keys)?;
+        let token = token(request.extensions())?;
         let reporting = self.engine.reporting(token);
         let answers = Arc::new(Answers::default());
         let reader = Reader { stop: self.tasks.stop().clone(), answers: Arc::clone(&answers), reporting };

@@ -5,11 +5,13 @@
 //! Imports nothing of this crate but the domain's ids and
 //! the HMAC of `signature.rs`.
 
+mod caller;
 mod fingerprint;
 mod root;
 pub mod seal;
 mod token;
 
+pub use caller::{BadCallers, Caller, Callers, Role, new_token, token_line};
 pub use fingerprint::fingerprint;
 pub use root::{Keyring, LoadError, Root, RootId, Use, parse_key};
-pub use token::{BadToken, ReportToken};
+pub use token::{BadToken, ReportToken, WatchToken};

@@ -61,12 +61,11 @@ impl Demo {
             stop.drain.cancel();
             code
         };
-        let (code, served, ()) = tokio::join!(
+        let (code, (), ()) = tokio::join!(
             shown,
             app.run(stop.clone()),
             application::serve(listener, verifier, stop.drain.clone())
         );
-        served.map_err(Fault::new)?;
         let code = code?;
         if !self.keep {
             let kept = KEPT.parse().map_err(Fault::new)?;

@@ -5,6 +5,7 @@ mod demo;
 mod keygen;
 mod migrate;
 mod serve;
+mod token;
 
 use crate::config::{Config, Sources};
 use std::{error::Error, fmt, path::PathBuf, process::ExitCode};
@@ -22,6 +23,8 @@ pub enum Command {
     Config(config::Show),
     /// Make a root key, or print the trigger key of a target.
     Keygen(keygen::Keygen),
+    /// Make a caller's token.
+    Token(token::Token),
 }
 
 impl Command {
@@ -36,6 +39,7 @@ impl Command {
             Self::Migrate(migrate) => migrate.run(),
             Self::Config(show) => show.run(),
             Self::Keygen(keygen) => keygen.run(),
+            Self::Token(token) => token.run(),
         }
     }
 }

@@ -18,8 +18,9 @@ pub struct Serve {
     /// Trigger the application at this URL [default: http://127.0.0.1:8080].
     #[arg(long, value_name = "URL")]
     target: Option<String>,
-    /// Accept an address that is not loopback although nobody is asked who they
-    /// are: everyone who reaches it can start, read and cancel jobs.
+    /// Accept an address that is not loopback without TLS and tokens: everyone
+    /// who reaches it can start, read and cancel jobs, and who sees the traffic
+    /// can read it.
     #[arg(long)]
     insecure: bool,
     /// Which events to log, as in RUST_LOG, which beats it [default: info].
@@ -52,12 +53,23 @@ impl Serve {
         }
         let config = settings.load()?;
         crate::telemetry::init(config.log.format, &config.log.level).map_err(Fault::new)?;
+        raise_descriptors();
         super::runtime(config.server.threads)?.block_on(async {
             let app = App::build(&config).await.map_err(Fault::new)?;
             let stop = stop_on_signals().map_err(Fault::new)?;
-            app.run(stop).await.map_err(Fault::new)?;
+            app.run(stop).await;
             Ok(ExitCode::SUCCESS)
         })
+    }
+}
+
+/// As many descriptors as the system allows: each connection takes one, and the
+/// usual 1,024 are soon used up. That it fails is no reason not to serve.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
     }
 }
 

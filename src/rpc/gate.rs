@@ -1,0 +1,158 @@
+//! The gate: the outermost layer, which decides from the head of a request whether
+//! it is let in: by name and page (`origin.rs`), by token (`auth.rs`), by how much
+//! is under way. Nothing of a body is read before.
+
+use super::{
+    MESSAGE, access,
+    access::Access,
+    auth::Tokens,
+    connect,
+    intake::{Budget, Intake},
+    origin::Origins,
+    status,
+};
+use bytes::Bytes;
+use futures_util::future::{Either, Ready, ready};
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Status, body::Body, codegen::Service};
+
+/// Streams of health that may be open at once: nobody is asked for a token there.
+const HEALTH: usize = 1_000;
+
+/// Places for calls.
+#[derive(Debug, Clone)]
+struct Places {
+    all: Arc<Semaphore>,
+    /// What streams answers may take of them, so that a Start or a report always
+    /// finds one.
+    watches: Arc<Semaphore>,
+    health: Arc<Semaphore>,
+    most: usize,
+}
+
+/// What a call holds while it is under way.
+type Held = [Option<OwnedSemaphorePermit>; 2];
+
+/// What is checked of every request.
+#[derive(Clone)]
+pub(super) struct Rules {
+    pub tokens: Tokens,
+    origins: Arc<Origins>,
+    places: Places,
+    budget: Budget,
+}
+
+impl Rules {
+    /// At most `most` calls at once.
+    pub fn new(tokens: Tokens, origins: Origins, most: usize) -> Self {
+        let semaphore = |most| Arc::new(Semaphore::new(most));
+        let places = Places {
+            all: semaphore(most),
+            watches: semaphore(most - most / 10),
+            health: semaphore(HEALTH),
+            most,
+        };
+        Self { tokens, origins: Arc::new(origins), places, budget: Budget::default() }
+    }
+
+    /// Who calls goes into the extensions of what is let in.
+    fn admit(&self, request: &mut Request<Incoming>, local: SocketAddr) -> Result<Held, Status> {
+        self.origins.check(request, local).map_err(status::origin_refused)?;
+        let call = access::call(request.uri().path());
+        let caller = self.tokens.admit(call, request.headers())?;
+        request.extensions_mut().insert(caller);
+        let place = |places: &Arc<Semaphore>| {
+            Arc::clone(places).try_acquire_owned().map_err(|_| status::too_many_calls(self.places.most))
+        };
+        let share = match (call.access, call.answers) {
+            (Access::Public, true) => Some(place(&self.places.health)?),
+            (Access::Report, _) | (_, false) => None,
+            (_, true) => Some(place(&self.places.watches)?),
+        };
+        Ok([Some(place(&self.places.all)?), share])
+    }
+}
+
+/// A service behind the gate, on one connection.
+#[derive(Clone)]
+pub(super) struct Gate<S> {
+    pub inner: S,
+    pub rules: Rules,
+    /// The address that the client connected to.
+    pub local: SocketAddr,
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl<S> Service<Request<Incoming>> for Gate<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<Ready<Result<Response<Body>, Infallible>>, Answer>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+        let held = match self.rules.admit(&mut request, self.local) {
+            Ok(held) => held,
+            Err(refused) => {
+                return Either::Left(ready(Ok(connect::refused(request.headers(), &refused))));
+            }
+        };
+        let call = access::call(request.uri().path());
+        let budget = self.rules.budget.clone();
+        let answer =
+            self.inner.call(request.map(|body| Body::new(Intake::new(body, call.asks, MESSAGE, budget))));
+        Either::Right(Box::pin(async move {
+            let response = answer.await?;
+            // A unary answer is whole in memory: its place is free.
+            Ok(if call.answers {
+                response.map(|body| Body::new(Placed { body, _held: held }))
+            } else {
+                response
+            })
+        }))
+    }
+}
+
+/// A stream that holds its place until it has ended.
+struct Placed {
+    body: Body,
+    _held: Held,
+}
+
+impl http_body::Body for Placed {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
