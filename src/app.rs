@@ -92,6 +92,7 @@ pub struct App {
     /// The writer outlives the rest: what ends last still has to be stored.
     store_tasks: Tasks,
     doors: rpc::Doors,
+    files: Files,
     address: SocketAddr,
     worker_address: Option<SocketAddr>,
     grace: Duration,
@@ -247,55 +248,68 @@ async fn bind(setting: &'static str, listen: SocketAddr) -> Result<(TcpListener,
     Ok((listener, address))
 }
 
-/// Where and to whom it is served; what is in files is read, and followed.
-fn doors(
-    config: &Config,
-    listener: TcpListener,
-    worker: Option<TcpListener>,
-    tasks: &Tasks,
-) -> Result<rpc::Doors, Error> {
-    let callers = match &config.server.tokens_file {
-        None => None,
-        Some(path) => {
-            let make = |files: &[Vec<u8>]| Callers::parse(&String::from_utf8_lossy(&files[0])).map(Arc::new);
-            let callers = Watched::open("tokens", vec![path.clone()], Box::new(make));
-            let callers = callers.map_err(|unread| unread_as("server.tokens_file", unread))?;
-            let follow = callers.follow();
-            if follow.borrow().is_empty() {
-                tracing::warn!(path = %path.display(), "holds no token: nobody can start or read jobs");
+/// What is in files that may change while it runs.
+struct Files {
+    callers: Option<Watched<Callers, BadCallers>>,
+    tls: Option<Watched<rustls::ServerConfig, rpc::BadTls>>,
+}
+
+impl Files {
+    fn open(config: &Config) -> Result<Self, Error> {
+        let callers = match &config.server.tokens_file {
+            None => None,
+            Some(path) => {
+                let make =
+                    |files: &[Vec<u8>]| Callers::parse(&String::from_utf8_lossy(&files[0])).map(Arc::new);
+                let callers = Watched::open("tokens", vec![path.clone()], Box::new(make));
+                let callers = callers.map_err(|unread| unread_as("server.tokens_file", unread))?;
+                if callers.follow().borrow().is_empty() {
+                    tracing::warn!(path = %path.display(), "holds no token: nobody can start or read jobs");
+                }
+                Some(callers)
             }
+        };
+        let tls = match (&config.tls.cert_file, &config.tls.key_file) {
+            (Some(certificates), Some(key)) => {
+                let mut paths = vec![certificates.clone(), key.clone()];
+                paths.extend(config.tls.client_ca_file.clone());
+                let make = |files: &[Vec<u8>]| {
+                    rpc::server_config(&files[0], &files[1], files.get(2).map(Vec::as_slice))
+                };
+                let tls = Watched::open("tls", paths, Box::new(make));
+                Some(tls.map_err(|unread| unread_as("tls", unread))?)
+            }
+            _ => None,
+        };
+        Ok(Self { callers, tls })
+    }
+
+    fn keep_looking(self, tasks: &Tasks) {
+        if let Some(callers) = self.callers {
             callers.keep_looking(tasks);
-            Some(follow)
         }
-    };
-    let tls = match (&config.tls.cert_file, &config.tls.key_file) {
-        (Some(certificates), Some(key)) => {
-            let mut paths = vec![certificates.clone(), key.clone()];
-            paths.extend(config.tls.client_ca_file.clone());
-            let make =
-                |files: &[Vec<u8>]| rpc::server_config(&files[0], &files[1], files.get(2).map(Vec::as_slice));
-            let tls =
-                Watched::open("tls", paths, Box::new(make)).map_err(|unread| unread_as("tls", unread))?;
-            let follow = tls.follow();
+        if let Some(tls) = self.tls {
             tls.keep_looking(tasks);
-            Some(follow)
         }
-        _ => None,
-    };
+    }
+}
+
+/// Where and to whom it is served.
+fn doors(config: &Config, files: &Files, listener: TcpListener, worker: Option<TcpListener>) -> rpc::Doors {
     // Actions report under this name, which is not always one of ours.
     let reported = config.trigger.report_url.as_ref().and_then(|url| url.parse::<http::Uri>().ok());
     let reported = reported.and_then(|url| url.host().map(str::to_ascii_lowercase));
-    Ok(rpc::Doors {
+    rpc::Doors {
         listener,
-        tls,
+        tls: files.tls.as_ref().map(Watched::follow),
         worker,
-        callers,
+        callers: files.callers.as_ref().map(Watched::follow),
         hosts: config.http.hosts.iter().cloned().chain(reported).collect(),
         cors_origins: config.http.cors_origins.clone(),
         max_connections: config.server.max_connections,
         max_streams: config.server.max_streams,
         max_calls: config.server.max_calls,
-    })
+    }
 }
 
 fn unread_as<E: Into<Error>>(setting: &'static str, unread: Unread<E>) -> Error {
@@ -321,6 +335,7 @@ impl App {
         let keys = Arc::new(keys(config, &*clock)?);
         let targets = targets(config, &keys)?;
         let settings = engine_settings(config, &targets);
+        let files = Files::open(config)?;
         let (tasks, store_tasks) = (Tasks::default(), Tasks::default());
         let store = Store::open(store_options(config, &keys), Arc::clone(&clock), &store_tasks).await?;
         let (listener, address) = bind("server.listen", config.server.listen).await?;
@@ -329,7 +344,7 @@ impl App {
             Some(listen) => Some(bind("worker.listen", listen).await?),
         };
         let (worker, worker_address) = worker.unzip();
-        let doors = doors(config, listener, worker, &tasks)?;
+        let doors = doors(config, &files, listener, worker);
         let trigger = trigger::Settings {
             user_agent: config.trigger.user_agent.clone(),
             pool_idle: config.trigger.pool_idle,
@@ -347,7 +362,7 @@ impl App {
         };
         let engine = Engine::begin(parts, settings).await?;
         let grace = config.server.shutdown_grace;
-        Ok(Self { engine, clock, keys, tasks, store_tasks, doors, address, worker_address, grace })
+        Ok(Self { engine, clock, keys, tasks, store_tasks, doors, files, address, worker_address, grace })
     }
 
     /// Where it listens.
@@ -365,7 +380,9 @@ impl App {
     /// is in memory stored. Both take `shutdown_grace` at most, and a second
     /// for the store.
     pub async fn run(self, stop: Stop) {
-        let Self { engine, clock, keys, tasks, store_tasks, doors, address, worker_address, grace } = self;
+        let Self { engine, clock, keys, tasks, store_tasks, doors, files, address, worker_address, grace } =
+            self;
+        files.keep_looking(&tasks);
         if let Some(address) = worker_address {
             tracing::info!(worker = %address, "taking reports");
         }

@@ -221,6 +221,10 @@ impl Clients {
         Self { channel: endpoint.connect_lazy() }
     }
 
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     pub fn control(&self) -> JobControlClient<Channel> {
         JobControlClient::new(self.channel.clone()).max_decoding_message_size(64 << 20)
     }

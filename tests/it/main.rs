@@ -1,7 +1,9 @@
 //! The one test binary: each module holds one layer.
 
+mod access;
 mod again;
 mod attempts;
+mod browser;
 mod cli;
 mod contract;
 mod coverage;
@@ -22,4 +24,6 @@ mod retention;
 mod run;
 mod served;
 mod start;
+mod tls;
 mod watch;
+mod wire;
