@@ -149,18 +149,33 @@ pub struct TriggerKey {
     pub key: [u8; 32],
 }
 
-/// The first of the target's own keys, or that derived from the root.
+/// What a target's triggers may be signed with, first what they are signed with:
+/// its own keys, or those derived from the roots.
 ///
 /// # Errors
 /// [`Error::TargetKey`].
-pub fn trigger_key(config: &Config, keys: &Keyring, target: &str) -> Result<TriggerKey, Error> {
+pub fn trigger_keys(config: &Config, keys: &Keyring, target: &str) -> Result<Vec<TriggerKey>, Error> {
     let own = config.targets.get(target).map(|target| target.keys.as_slice()).unwrap_or_default();
     let parsed: Result<Vec<[u8; 32]>, _> = own.iter().map(|key| parse_key(key)).collect();
     let parsed = parsed.map_err(|_| Error::TargetKey(target.to_owned()))?;
-    Ok(match parsed.first() {
-        Some(own) => TriggerKey { keyid: keyid_of(&Root::from_bytes(*own), target), key: *own },
-        None => TriggerKey { keyid: keyid(keys, target), key: keys.current().derive(Use::Trigger, target) },
-    })
+    if parsed.is_empty() {
+        let derived = |root: &Root| TriggerKey {
+            keyid: keyid_of(root, target),
+            key: root.derive(Use::Trigger, target),
+        };
+        return Ok(keys.ids().filter_map(|id| keys.find(id)).map(derived).collect());
+    }
+    let own = |key| TriggerKey { keyid: keyid_of(&Root::from_bytes(key), target), key };
+    Ok(parsed.into_iter().map(own).collect())
+}
+
+/// The first of them.
+///
+/// # Errors
+/// [`Error::TargetKey`].
+fn trigger_key(config: &Config, keys: &Keyring, target: &str) -> Result<TriggerKey, Error> {
+    let first = trigger_keys(config, keys, target)?.into_iter().next();
+    first.ok_or_else(|| Error::TargetKey(target.to_owned()))
 }
 
 /// How the store is opened.

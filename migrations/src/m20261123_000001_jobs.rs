@@ -123,6 +123,7 @@ fn tables() -> Vec<TableCreateStatement> {
         .table("root_key")
         .col(must(ColumnDef::new("id").binary_len(8).to_owned()).primary_key())
         .col(must(number("first_used_at")))
+        .col(ColumnDef::new("identity").var_binary(128))
         .to_owned();
     vec![job, request, label, text, attempt, key, node, root]
 }

@@ -1,6 +1,5 @@
 //! The use cases: start, read, watch, cancel, report; and the loops that carry
-//! them on: dispatcher, schedule, timers, flusher,
-//! retention.
+//! them on: dispatcher, schedule, timers, flusher, retention, reseal.
 //!
 //! Imports the domain, clock, tasks, secret, store, trigger and watch; nothing
 //! of any wire. Every change goes load → `Job::apply` → commit → effects:
@@ -37,6 +36,7 @@ mod live;
 mod read;
 mod recovery;
 mod report;
+mod reseal;
 mod retention;
 mod runner;
 mod schedule;
@@ -188,6 +188,7 @@ impl Engine {
         engine.tasks.spawn("schedule", Arc::clone(&engine).run_schedule());
         engine.tasks.spawn("dispatcher", Arc::clone(&engine).run_dispatcher());
         engine.tasks.spawn("retention", Arc::clone(&engine).run_retention());
+        engine.tasks.spawn("reseal", Arc::clone(&engine).run_reseal());
         engine.tasks.spawn("flusher", Arc::clone(&engine).run_flusher());
         Ok(engine)
     }

@@ -104,8 +104,8 @@ impl Engine {
     pub(super) fn start_key(&self, key: &str, request: &[u8], caller: &str) -> Option<StartKey> {
         (!key.is_empty()).then(|| StartKey {
             caller: caller.to_owned(),
-            key: fingerprint(self.keys.current(), "start key", &[caller.as_bytes(), key.as_bytes()]),
-            request: fingerprint(self.keys.current(), "request", &[request]),
+            key: fingerprint(self.store.identity_key(), "start key", &[caller.as_bytes(), key.as_bytes()]),
+            request: fingerprint(self.store.identity_key(), "request", &[request]),
         })
     }
 
@@ -149,7 +149,7 @@ impl Engine {
         for (name, value) in &payload.headers {
             parts.extend([name.as_bytes(), value.as_bytes()]);
         }
-        fingerprint(self.keys.current(), "merge", &parts)
+        fingerprint(self.store.identity_key(), "merge", &parts)
     }
 
     /// Stores a new job, or finds out which one stands for it.

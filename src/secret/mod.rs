@@ -6,12 +6,14 @@
 //! the HMAC of `signature.rs`.
 
 mod caller;
+mod file;
 mod fingerprint;
 mod root;
 pub mod seal;
 mod token;
 
 pub use caller::{BadCallers, Caller, Callers, Role, new_token, token_line};
+pub use file::{KeyChange, change_keys, replace};
 pub use fingerprint::fingerprint;
 pub use root::{Keyring, LoadError, Root, RootId, Use, parse_key};
 pub use token::{BadToken, ReportToken, WatchToken};

@@ -41,12 +41,17 @@ pub type RootId = [u8; 8];
 
 /// The secret from which every other key is derived.
 #[derive(Clone)]
-pub struct Root([u8; 32]);
+pub struct Root {
+    bytes: [u8; 32],
+    id: RootId,
+}
 
 impl Root {
     /// A root of these bytes.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        let mut id = RootId::default();
+        expand(&bytes, "backjob/v1/root-id/", &mut id);
+        Self { bytes, id }
     }
 
     /// Reads 32 bytes in base64url without padding.
@@ -54,28 +59,26 @@ impl Root {
     /// # Errors
     /// If it is anything else. The error never holds the text.
     pub fn parse(text: &str) -> Result<Self, LoadError> {
-        parse_key(text).map(Self)
+        parse_key(text).map(Self::from_bytes)
     }
 
     /// Which root this is.
     pub fn id(&self) -> RootId {
-        let mut id = RootId::default();
-        self.expand("backjob/v1/root-id/", &mut id);
-        id
+        self.id
     }
 
     /// The key for one use; `target` is empty where the use has none.
     pub fn derive(&self, usage: Use, target: &str) -> [u8; 32] {
         let mut key = [0; 32];
-        self.expand(&format!("backjob/v1/{}/{target}", usage.name()), &mut key);
+        expand(&self.bytes, &format!("backjob/v1/{}/{target}", usage.name()), &mut key);
         key
     }
+}
 
-    fn expand(&self, info: &str, out: &mut [u8]) {
-        // Fails only above 255 times the digest's length.
-        let expanded = Hkdf::<Sha256>::new(None, &self.0).expand(info.as_bytes(), out);
-        debug_assert!(expanded.is_ok());
-    }
+fn expand(root: &[u8; 32], info: &str, out: &mut [u8]) {
+    // Fails only above 255 times the digest's length.
+    let expanded = Hkdf::<Sha256>::new(None, root).expand(info.as_bytes(), out);
+    debug_assert!(expanded.is_ok());
 }
 
 /// Reads a key: 32 bytes in base64url without padding.
@@ -108,6 +111,12 @@ pub enum LoadError {
     /// There is none.
     #[error("no root key is given")]
     Empty,
+    /// No root has this id.
+    #[error("no root key of the file has this id")]
+    Unknown,
+    /// It is the first one.
+    #[error("this root key is in use: promote another one first")]
+    InUse,
 }
 
 /// The roots that are known; the first one is in use.
@@ -168,17 +177,22 @@ impl Keyring {
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(io)?;
         }
-        Ok(Self { roots: vec![Root(bytes)] })
+        Ok(Self::of(bytes))
     }
 
     /// One root of these bytes.
     pub fn of(bytes: [u8; 32]) -> Self {
-        Self { roots: vec![Root(bytes)] }
+        Self { roots: vec![Root::from_bytes(bytes)] }
     }
 
     /// The root that new things are made with.
     pub fn current(&self) -> &Root {
         &self.roots[0] // parse and create see to it that there is one
+    }
+
+    /// Ids of all that are known; the first is in use.
+    pub fn ids(&self) -> impl Iterator<Item = RootId> {
+        self.roots.iter().map(Root::id)
     }
 
     /// The root with this id.

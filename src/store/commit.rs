@@ -3,6 +3,7 @@
 use super::{
     entity::{attempt, job, job_label, job_request, job_text, root_key, start_key},
     existing::{Settled, settle},
+    roots::reseal,
     write::{Outcome, Rows},
 };
 use crate::secret::RootId;
@@ -107,11 +108,11 @@ async fn all(
                 texts.extend(text.clone());
             }
             Rows::Update { from, job, .. } => updates.push((*from, job)),
-            Rows::Delete(_) => {}
+            Rows::Delete(_) | Rows::Reseal { .. } => {}
         }
     }
     if let Some((id, first_used_at)) = root.filter(|_| !requests.is_empty()) {
-        let row = root_key::Model { id: id.to_vec(), first_used_at };
+        let row = root_key::Model { id: id.to_vec(), first_used_at, identity: None };
         let known = OnConflict::column(root_key::Column::Id).do_nothing().to_owned();
         insert::<root_key::ActiveModel, _>(db, vec![row], Some(known)).await?;
     }
@@ -128,6 +129,10 @@ async fn all(
             Rows::Insert { .. } => existing.get(&place).map_or(Outcome::Done, |job| Outcome::Existing(*job)),
             Rows::Delete(ids) if delete(db, ids).await? == 0 => Outcome::Lost,
             Rows::Delete(_) => Outcome::Done,
+            Rows::Reseal { from, request } => match reseal(db, *from, request).await? {
+                true => Outcome::Done,
+                false => Outcome::Lost,
+            },
             Rows::Update { job, .. } if !won.contains(&job.id) => Outcome::Lost,
             Rows::Update { job, closed: now, wipe, text, attempt, .. } => {
                 if *wipe {

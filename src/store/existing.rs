@@ -105,7 +105,7 @@ async fn known_keys(
 async fn identical(db: &DatabaseTransaction, writes: &[Rows]) -> Result<HashMap<Vec<u8>, Vec<u8>>, DbErr> {
     let wanted = writes.iter().filter_map(|write| match write {
         Rows::Insert { job, .. } => job.merge_key.clone(),
-        Rows::Update { .. } | Rows::Delete(_) => None,
+        Rows::Update { .. } | Rows::Delete(_) | Rows::Reseal { .. } => None,
     });
     let wanted: Vec<Vec<u8>> = wanted.collect();
     if wanted.is_empty() {

@@ -33,6 +33,7 @@ mod list;
 mod open;
 mod payload;
 mod read;
+mod roots;
 mod row;
 mod select;
 mod write;
@@ -43,7 +44,8 @@ mod tests;
 
 pub use error::{Closed, Error, OpenError};
 pub use list::List;
-pub use write::{AttemptRow, Done, Ended, Existing, Merge, New, Outcome, StartKey, Update, Write};
+pub use roots::RootUse;
+pub use write::{AttemptRow, Done, Ended, Existing, Merge, New, Outcome, Sealed, StartKey, Update, Write};
 
 use crate::{clock::Clock, secret::Keyring, tasks::Tasks};
 use sea_orm::DatabaseConnection;
@@ -84,6 +86,8 @@ struct Shared {
     /// Fires when the writer has ended.
     closed: CancellationToken,
     keys: Arc<Keyring>,
+    other_roots: bool,
+    identity: [u8; 32],
     node: String,
     clock: Arc<dyn Clock>,
 }
@@ -105,6 +109,15 @@ impl Store {
     /// See [`OpenError`].
     pub async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<Self, OpenError> {
         open::open(options, clock, tasks).await
+    }
+
+    /// What each of `keys` is still needed for in the database at `url`, also while
+    /// a server has it open. Nothing is changed.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn root_uses(url: &str, keys: &Keyring) -> Result<Vec<RootUse>, OpenError> {
+        open::root_uses(url, keys).await
     }
 
     /// False while the last transaction failed for a reason of the database

@@ -1,12 +1,15 @@
 //! Opens a database: lock, file, connections, tables, root keys, writer; in this
 //! order, so that nothing is touched that another process uses.
 
-use super::{OpenError, Options, Shared, Store, entity::root_key, writer::Writer};
-use crate::{clock::Clock, secret::RootId, tasks::Tasks};
+use super::{
+    OpenError, Options, Shared, Store,
+    roots::{self, RootUse},
+    writer::Writer,
+};
+use crate::{clock::Clock, secret::Keyring, tasks::Tasks};
 use backjob_migrations::{Migrator, MigratorTrait as _};
 use sea_orm::{
-    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DbBackend, DbErr, EntityTrait as _,
-    Statement,
+    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DbBackend, DbErr, Statement,
     sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use std::{
@@ -42,7 +45,9 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
     };
     let file = lock.is_some().then_some(path.as_path());
     let db = connect(file, false).await.map_err(|error| OpenError::from_db(&path, &error))?;
-    let (reader, root_known) = match prepare(&db, &path, file, &options).await {
+    let mut nonce = [0; 24];
+    clock.random(&mut nonce);
+    let (reader, settled) = match prepare(&db, &path, file, &options, (clock.wall(), nonce)).await {
         Ok(prepared) => prepared,
         Err(error) => {
             // Leaves no log behind; that this fails too adds nothing.
@@ -62,7 +67,7 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
         closing: closing.clone(),
         clock: Arc::clone(&clock),
         root: options.keys.current().id(),
-        root_known,
+        root_known: settled.known,
     };
     let (ends, readers) = (closed.clone().drop_guard(), reader.clone());
     tasks.spawn("store writer", async move {
@@ -80,27 +85,30 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
         closing,
         closed,
         keys: options.keys,
+        other_roots: settled.others,
+        identity: settled.identity,
         node: options.node,
         clock,
     };
     Ok(Store { shared: Arc::new(shared) })
 }
 
-/// Brings the tables up to date; the connections that read, and whether the
-/// tables know the present root.
+/// Brings the tables up to date; the connections that read, and what is known of
+/// roots.
 async fn prepare(
     db: &DatabaseConnection,
     path: &Path,
     file: Option<&Path>,
     options: &Options,
-) -> Result<(DatabaseConnection, bool), OpenError> {
+    (now, nonce): (i64, [u8; 24]),
+) -> Result<(DatabaseConnection, roots::Known), OpenError> {
     schema(db, path, options.migrate).await?;
-    let root_known = roots(db, path, options).await?;
+    let settled = roots::settle(db, path, options, now, nonce).await?;
     let reader = match file {
         Some(_) => connect(file, true).await.map_err(|error| OpenError::from_db(path, &error))?,
         None => db.clone(),
     };
-    Ok((reader, root_known))
+    Ok((reader, settled))
 }
 
 /// The file that an address names; none for a database in memory.
@@ -242,22 +250,15 @@ async fn texts(db: &DatabaseConnection, sql: &str) -> Result<BTreeSet<String>, D
     rows.iter().map(|row| row.try_get_by_index(0)).collect()
 }
 
-/// Every root that something was sealed with must be given; whether the present
-/// one is among them.
-async fn roots(db: &DatabaseConnection, path: &Path, options: &Options) -> Result<bool, OpenError> {
-    let rows = root_key::Entity::find().all(db).await.map_err(|error| OpenError::from_db(path, &error))?;
-    let mut known = false;
-    for row in rows {
-        let id = RootId::try_from(row.id).map_err(|_| OpenError::Other {
-            path: path.to_owned(),
-            reason: "an id in root_key is not 8 bytes long".into(),
-        })?;
-        if options.keys.find(id).is_none() {
-            return Err(OpenError::MissingRoot { path: path.to_owned(), id });
-        }
-        known |= id == options.keys.current().id();
-    }
-    Ok(known)
+/// Reads beside whoever has the database open.
+pub(super) async fn root_uses(url: &str, keys: &Keyring) -> Result<Vec<RootUse>, OpenError> {
+    let Some(path) = place(url)? else { return Ok(Vec::new()) };
+    fs::metadata(path).map_err(|error| OpenError::from_io(path, &error))?;
+    let db = connect(Some(path), true).await.map_err(|error| OpenError::from_db(path, &error))?;
+    let uses = roots::uses(&db, path, keys).await;
+    // What was read counts; that it does not close adds nothing.
+    let _ = db.close().await;
+    uses
 }
 
 async fn close(db: &DatabaseConnection, readers: &DatabaseConnection, in_memory: bool) {

@@ -6,7 +6,7 @@ use super::{
     payload, row,
 };
 use crate::job::{Failure, JobId, Payload, Record, Revision, State};
-use crate::secret::{Keyring, seal};
+use crate::secret::{Keyring, RootId, seal};
 
 /// A job that begins.
 #[derive(Debug, Clone)]
@@ -63,6 +63,26 @@ pub enum Write {
     Update(Box<Update>),
     /// Final jobs that are erased; any other of these ids stays. At least one.
     Delete(Vec<JobId>),
+    /// A job whose request is sealed anew, with the present root.
+    Reseal(Box<Sealed>),
+}
+
+/// What was sealed of a job, opened.
+#[derive(Clone)]
+pub struct Sealed {
+    /// The job.
+    pub id: JobId,
+    /// The root that it was sealed with: where that is another one now, nothing is
+    /// written.
+    pub from: RootId,
+    pub(super) payload: Vec<u8>,
+    pub(super) credentials: Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sealed").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// What became of a write that the database took.
@@ -151,6 +171,11 @@ pub(super) enum Rows {
         attempt: Option<attempt::Model>,
     },
     Delete(Vec<Vec<u8>>),
+    /// Of the request, what is sealed and by which root counts.
+    Reseal {
+        from: RootId,
+        request: job_request::Model,
+    },
 }
 
 impl Rows {
@@ -206,6 +231,22 @@ impl Rows {
                 let first = ids.first().copied().unwrap_or(JobId::from_bytes([0; 16]));
                 (first, Self::Delete(ids.iter().map(|id| id.to_bytes().to_vec()).collect()))
             }
+            Write::Reseal(sealed) => {
+                let Sealed { id, from, payload, credentials } = *sealed;
+                let (root, bytes) = (keys.current(), id.to_bytes());
+                let request = job_request::Model {
+                    job_id: bytes.to_vec(),
+                    retry_of: None,
+                    route: String::new(),
+                    spec: String::new(),
+                    root_id: root.id().to_vec(),
+                    sealed: seal::seal(root, &bytes, &payload, nonces[0]),
+                    credentials: credentials.map(|plain| {
+                        seal::seal(root, &payload::about_credentials(&bytes), &plain, nonces[1])
+                    }),
+                };
+                (id, Self::Reseal { from, request })
+            }
         }
     }
 
@@ -215,6 +256,7 @@ impl Rows {
             Self::Insert { request, text, .. } => (request.sealed.len() + request.spec.len(), text),
             Self::Update { text, .. } => (0, text),
             Self::Delete(_) => return 0,
+            Self::Reseal { request, .. } => (request.sealed.len(), &None),
         };
         let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
         request + text.as_ref().map_or(0, |text| length(&text.text) + length(&text.result))

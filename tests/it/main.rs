@@ -13,6 +13,7 @@ mod explain;
 mod harness;
 mod house;
 mod identity;
+mod keys;
 mod limits;
 mod list;
 mod merge;

@@ -1,13 +1,8 @@
 //! `backjob token`: makes a caller's token.
 
 use super::{Fault, Settings};
-use crate::secret::{Callers, Role, new_token, token_line};
-use std::{
-    fs,
-    io::{self, Write as _},
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use crate::secret::{Callers, Role, new_token, replace, token_line};
+use std::{fs, io, path::PathBuf, process::ExitCode};
 
 /// Makes a token with which a caller may call, adds its line (name, role and
 /// SHA-256) to the file of tokens, and prints the token, which is stored nowhere.
@@ -56,18 +51,9 @@ impl Token {
         let open = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
         let after = format!("{before}{open}{line}\n");
         Callers::parse(&after).map_err(|error| Fault::text(format!("{}: {error}", path.display())))?;
-        write(&path, &after).map_err(told)?;
+        replace(&path, &after).map_err(told)?;
         println!("{token}");
         eprintln!("added {} as {role} to {}; the token is shown only now", self.name, path.display());
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// All or nothing: a server may read it at any time.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?; // for its owner alone
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(path).map(drop).map_err(|error| error.error)
 }

@@ -1,0 +1,232 @@
+//! Root keys as the tables know them: which ones something is sealed with, and how
+//! that moves to a new one.
+//!
+//! Equal Starts are found by keyed hashes, which cannot be made anew from what is
+//! stored. So their key outlives the root that it was first derived from: each
+//! later root keeps it, sealed.
+
+use super::{
+    Error, OpenError, Options, Store,
+    entity::{job_request, root_key},
+    payload, row,
+    write::Sealed,
+};
+use crate::{
+    job::{JobId, StateName},
+    secret::{Keyring, RootId, Use, seal},
+};
+use sea_orm::{
+    ColumnTrait as _, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait as _,
+    IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    Statement,
+};
+use std::path::Path;
+
+/// What the key of hashes is bound to where it is sealed.
+const IDENTITY: &[u8] = b"identity";
+
+/// What a root is still needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RootUse {
+    /// Which root.
+    pub id: RootId,
+    /// Jobs whose request is sealed with it.
+    pub sealed: u64,
+    /// Running attempts that may hold a token of it.
+    pub running: u64,
+}
+
+impl RootUse {
+    /// Whether something would be lost without it.
+    pub fn is_needed(&self) -> bool {
+        self.sealed > 0 || self.running > 0
+    }
+}
+
+/// What is known of roots once a database is open.
+pub(super) struct Known {
+    /// Whether the tables name the present root.
+    pub known: bool,
+    /// Whether they name another one too.
+    pub others: bool,
+    /// What equal Starts are hashed with.
+    pub identity: [u8; 32],
+}
+
+/// Compares the roots of the tables with those given: none that is needed may be
+/// missing, and a new one takes over what the old ones kept.
+pub(super) async fn settle(
+    db: &DatabaseConnection,
+    path: &Path,
+    options: &Options,
+    now: i64,
+    nonce: [u8; 24],
+) -> Result<Known, OpenError> {
+    let fails = |error: DbErr| OpenError::from_db(path, &error);
+    let current = options.keys.current();
+    let mut rows = Vec::new();
+    for row in roots(db, path).await? {
+        if options.keys.find(row.0).is_some() {
+            rows.push(row);
+            continue;
+        }
+        if root_use(db, row.0, current.id()).await.map_err(fails)?.is_needed() {
+            return Err(OpenError::MissingRoot { path: path.to_owned(), id: row.0 });
+        }
+        root_key::Entity::delete_by_id(row.0.to_vec()).exec(db).await.map_err(fails)?;
+        tracing::info!(root = hex(row.0), "this root key is not needed any more");
+    }
+    // The first one was derived, and every later one keeps it.
+    let identity = match rows.iter().find(|row| row.0 == current.id()).or(rows.first()) {
+        None => current.derive(Use::Identity, ""),
+        Some(row) => identity(&options.keys, row).ok_or_else(|| OpenError::Other {
+            path: path.to_owned(),
+            reason: format!("what root key {} keeps does not open", hex(row.0)),
+        })?,
+    };
+    let mut known = rows.iter().any(|row| row.0 == current.id());
+    if !known && !rows.is_empty() {
+        let row = root_key::Model {
+            id: current.id().to_vec(),
+            first_used_at: now,
+            identity: Some(seal::seal(current, IDENTITY, &identity, nonce)),
+        };
+        root_key::Entity::insert(row.into_active_model()).exec_without_returning(db).await.map_err(fails)?;
+        known = true;
+    }
+    Ok(Known { known, others: rows.iter().any(|row| row.0 != current.id()), identity })
+}
+
+/// Id, first use and what it keeps; the oldest first.
+async fn roots(db: &DatabaseConnection, path: &Path) -> Result<Vec<(RootId, Option<Vec<u8>>)>, OpenError> {
+    let rows = root_key::Entity::find().order_by_asc(root_key::Column::FirstUsedAt).all(db).await;
+    let read = |row: root_key::Model| {
+        let id = RootId::try_from(row.id).map_err(|_| OpenError::Other {
+            path: path.to_owned(),
+            reason: "an id in root_key is not 8 bytes long".into(),
+        })?;
+        Ok((id, row.identity))
+    };
+    rows.map_err(|error| OpenError::from_db(path, &error))?.into_iter().map(read).collect()
+}
+
+fn identity(keys: &Keyring, (id, kept): &(RootId, Option<Vec<u8>>)) -> Option<[u8; 32]> {
+    let root = keys.find(*id)?;
+    match kept {
+        None => Some(root.derive(Use::Identity, "")),
+        Some(sealed) => seal::open(root, IDENTITY, sealed).ok()?.try_into().ok(),
+    }
+}
+
+/// A count of rows.
+async fn count(db: &impl ConnectionTrait, text: &str, values: Vec<sea_orm::Value>) -> Result<u64, DbErr> {
+    let row = db.query_one_raw(Statement::from_sql_and_values(DbBackend::Sqlite, text, values)).await?;
+    let count: i64 = row.map_or(Ok(0), |row| row.try_get_by_index(0))?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
+/// What `root` is needed for, while `current` is in use.
+async fn root_use(db: &DatabaseConnection, root: RootId, current: RootId) -> Result<RootUse, DbErr> {
+    let sealed = job_request::Entity::find().filter(job_request::Column::RootId.eq(root.to_vec()));
+    let sealed = sealed.count(db).await?;
+    let running = format!(
+        "SELECT count(*) FROM job JOIN attempt ON attempt.job_id = job.id AND attempt.attempt = job.attempt \
+         WHERE job.state < 4 AND job.state = {} AND attempt.claimed_at < \
+         coalesce((SELECT first_used_at FROM root_key WHERE id = ?), 9223372036854775807)",
+        StateName::Running.number()
+    );
+    let running =
+        if root == current { 0 } else { count(db, &running, vec![current.to_vec().into()]).await? };
+    Ok(RootUse { id: root, sealed, running })
+}
+
+/// What each of `keys` is needed for, read beside a running server.
+pub(super) async fn uses(
+    db: &DatabaseConnection,
+    path: &Path,
+    keys: &Keyring,
+) -> Result<Vec<RootUse>, OpenError> {
+    let mut uses = Vec::new();
+    for root in keys.ids() {
+        let used = root_use(db, root, keys.current().id()).await;
+        uses.push(used.map_err(|error| OpenError::from_db(path, &error))?);
+    }
+    Ok(uses)
+}
+
+impl Store {
+    /// Whether something may be sealed with an earlier root than the present one.
+    pub fn has_other_roots(&self) -> bool {
+        self.shared.other_roots
+    }
+
+    /// What equal Starts are hashed with: the same over every change of the root.
+    pub fn identity_key(&self) -> &[u8; 32] {
+        &self.shared.identity
+    }
+
+    /// Jobs with an id above `after` that are sealed with another root than the
+    /// present one, opened, to be sealed anew with [`super::Write::Reseal`]; and the
+    /// last id that was looked at, or none at the end.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn sealed_by_others(
+        &self,
+        after: Option<JobId>,
+        limit: u64,
+    ) -> Result<(Vec<Sealed>, Option<JobId>), Error> {
+        let mut find = job_request::Entity::find()
+            .filter(job_request::Column::RootId.ne(self.keys().current().id().to_vec()))
+            .order_by_asc(job_request::Column::JobId)
+            .limit(limit);
+        if let Some(after) = after {
+            find = find.filter(job_request::Column::JobId.gt(after.to_bytes().to_vec()));
+        }
+        let (mut found, mut last) = (Vec::new(), None);
+        for row in find.all(self.reader()).await? {
+            let id = row::job_id(&row.job_id)?;
+            last = Some(id);
+            match opened(self.keys(), id, row) {
+                Some(sealed) => found.push(sealed),
+                None => tracing::error!(job = %id, "what is sealed of it does not open, and stays as it is"),
+            }
+        }
+        Ok((found, last))
+    }
+}
+
+fn opened(keys: &Keyring, id: JobId, row: job_request::Model) -> Option<Sealed> {
+    let from = RootId::try_from(row.root_id).ok()?;
+    let (root, bytes) = (keys.find(from)?, id.to_bytes());
+    let payload = seal::open(root, &bytes, &row.sealed).ok()?;
+    let credentials = match row.credentials {
+        None => None,
+        Some(sealed) => Some(seal::open(root, &payload::about_credentials(&bytes), &sealed).ok()?),
+    };
+    Some(Sealed { id, from, payload, credentials })
+}
+
+/// Moves a job's request to another root, if it is still sealed with `from`.
+/// Credentials that were wiped meanwhile stay wiped.
+pub(super) async fn reseal(
+    db: &impl ConnectionTrait,
+    from: RootId,
+    request: &job_request::Model,
+) -> Result<bool, DbErr> {
+    const TEXT: &str = "UPDATE job_request SET root_id = ?, sealed = ?, \
+        credentials = CASE WHEN credentials IS NULL THEN NULL ELSE ? END WHERE job_id = ? AND root_id = ?";
+    let values: [sea_orm::Value; 5] = [
+        request.root_id.clone().into(),
+        request.sealed.clone().into(),
+        request.credentials.clone().into(),
+        request.job_id.clone().into(),
+        from.to_vec().into(),
+    ];
+    let done = db.execute_raw(Statement::from_sql_and_values(DbBackend::Sqlite, TEXT, values)).await?;
+    Ok(done.rows_affected() > 0)
+}
+
+fn hex(id: RootId) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
