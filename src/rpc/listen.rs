@@ -12,7 +12,8 @@ use super::{
     gate::{Gate, Rules},
 };
 use crate::tasks::Tasks;
-use http::Method;
+use http::{Method, Request, Response, header};
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto::Builder, graceful::GracefulShutdown},
@@ -34,8 +35,8 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{either::Either, sync::CancellationToken};
-use tonic::service::Routes;
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tonic::{body::Body, codegen::Service, service::Routes};
+use tower_http::cors::{AllowOrigin, Cors, CorsLayer};
 use tower_layer::Layer as _;
 
 /// From a connection to the end of its handshake, and then to the first bytes of
@@ -98,8 +99,8 @@ impl Listener {
                 continue; // closed by dropping it
             };
             let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { continue };
-            let service = cors.layer(Gate { inner: inner.clone(), rules: rules.clone(), local });
-            let service = TowerToHyperService::new(service);
+            let gate = Gate { inner: inner.clone(), rules: rules.clone(), local };
+            let service = TowerToHyperService::new(Pages { cors: cors.layer(gate.clone()), gate });
             let (builder, watcher) = (Arc::clone(&builder), graceful.watcher());
             let tls = tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(&tls.borrow())));
             let stop = stop.clone();
@@ -123,6 +124,34 @@ impl Listener {
         drop(tcp);
         if let Some(graceful) = Arc::into_inner(graceful) {
             graceful.shutdown().await;
+        }
+    }
+}
+
+/// Tells pages of other origins what they may do; all others go straight on.
+#[derive(Clone)]
+struct Pages<S> {
+    cors: Cors<S>,
+    gate: S,
+}
+
+impl<S> Service<Request<Incoming>> for Pages<S>
+where
+    S: Service<Request<Incoming>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Either<<Cors<S> as Service<Request<Incoming>>>::Future, S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.gate.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        if request.headers().contains_key(header::ORIGIN) {
+            Either::Left(self.cors.call(request))
+        } else {
+            Either::Right(self.gate.call(request))
         }
     }
 }

@@ -488,6 +488,7 @@ pub async fn poll<T, F: Future<Output = Result<T, String>>>(what: &str, ask: imp
 /// A server in a process of its own, which can be killed.
 pub struct Process {
     child: tokio::process::Child,
+    address: SocketAddr,
     clients: Clients,
 }
 
@@ -517,7 +518,16 @@ impl Process {
         let address = address.await;
         // Nobody reads on, and the pipe must not fill.
         spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { child, clients: Clients::new(address) }
+        Self { child, address, clients: Clients::new(address) }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
     }
 
     /// kill -9.
