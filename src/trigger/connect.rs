@@ -3,7 +3,7 @@
 use super::target::{Route, Target};
 use crate::job::Reason;
 use std::{
-    fmt::Write as _,
+    future::Future,
     io::{self, IoSlice},
     net::{IpAddr, SocketAddr},
     pin::Pin,
@@ -30,7 +30,7 @@ pub(super) type NoConnection = (Reason, String);
 pub(super) async fn connect(target: &Target, limit: Duration) -> Result<Stream, NoConnection> {
     match &target.route {
         Route::Tcp { host, port, .. } => {
-            let found = resolve(host, *port, limit).await?;
+            let found = resolve(&target.lookup, host, *port, limit).await?;
             first_of(target, found, limit).await
         }
         #[cfg(unix)]
@@ -44,13 +44,30 @@ pub(super) async fn connect(target: &Target, limit: Duration) -> Result<Stream, 
     }
 }
 
+/// Finds the addresses of a name.
+pub(super) type Lookup = Box<dyn Fn(String, u16) -> Found + Send + Sync>;
+/// What a look-up comes to.
+pub(super) type Found = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+
+/// Asks the system's resolver.
+pub(super) fn by_system() -> Lookup {
+    Box::new(|host, port| {
+        Box::pin(async move { tokio::net::lookup_host((host, port)).await.map(Iterator::collect) })
+    })
+}
+
 /// The addresses of `host`, in the resolver's order.
-async fn resolve(host: &str, port: u16, limit: Duration) -> Result<Vec<SocketAddr>, NoConnection> {
+async fn resolve(
+    lookup: &Lookup,
+    host: &str,
+    port: u16,
+    limit: Duration,
+) -> Result<Vec<SocketAddr>, NoConnection> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    let found = timeout(limit, tokio::net::lookup_host((host, port))).await.unwrap_or_else(|_| timed_out());
-    match found.map(Iterator::collect::<Vec<_>>) {
+    let found = timeout(limit, lookup(host.to_owned(), port)).await.unwrap_or_else(|_| timed_out());
+    match found {
         Ok(found) if found.is_empty() => Err((Reason::Connect, format!("the name {host} has no address"))),
         Ok(found) => Ok(found),
         Err(error) => Err((Reason::Connect, format!("the name {host} cannot be resolved: {error}"))),
@@ -75,14 +92,29 @@ async fn first_of(target: &Target, found: Vec<SocketAddr>, limit: Duration) -> R
         failures.truncate(NAMED);
         return Err((Reason::Connect, failures.join("; ")));
     }
-    let mut message = String::new();
-    for address in refused.iter().take(NAMED) {
-        // Writing to a string cannot fail.
-        let _ = write!(message, "{}{}", if message.is_empty() { "" } else { ", " }, address.ip());
+    let named = refused.iter().take(NAMED).map(|address| {
+        let address = address.ip().to_canonical();
+        format!("{address} ({})", kind(address))
+    });
+    let (named, name) = (named.collect::<Vec<_>>().join(", "), target.name());
+    let message = format!(
+        "the loopback rule blocks {named}: neither a loopback address nor in a network that `allow` of the target \
+         {name:?} names"
+    );
+    Err((Reason::Blocked, message))
+}
+
+/// What sort of address it is, for people who wonder where a name led.
+fn kind(address: IpAddr) -> &'static str {
+    match address {
+        _ if address.is_unspecified() => "unspecified",
+        _ if address.is_multicast() => "multicast",
+        IpAddr::V4(v4) if v4.is_private() => "private",
+        IpAddr::V4(v4) if v4.is_link_local() => "link-local",
+        IpAddr::V6(v6) if v6.is_unique_local() => "private",
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => "link-local",
+        _ => "public",
     }
-    let name = target.name();
-    let verb = if refused.len() == 1 { "is not a loopback address" } else { "are not loopback addresses" };
-    Err((Reason::Blocked, format!("{message} {verb}; `allow` of the target {name:?} could permit it")))
 }
 
 /// Why one address gave no connection.

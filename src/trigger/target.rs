@@ -1,6 +1,7 @@
 //! A configured target, ready to use.
 
 use super::{
+    connect::{Lookup, by_system},
     origin::{At, Url, split},
     tls,
 };
@@ -84,6 +85,7 @@ pub struct Target {
     pub(super) host: HeaderValue,
     pub(super) key: [u8; 32],
     pub(super) keyid: String,
+    pub(super) lookup: Lookup,
 }
 
 /// How to get there.
@@ -125,7 +127,7 @@ impl Target {
             }
         };
         let host = HeaderValue::try_from(host.unwrap_or(authority)).map_err(|_| BadTarget::Host)?;
-        Ok(Self { name, base, allow, route, host, key, keyid })
+        Ok(Self { name, base, allow, route, host, key, keyid, lookup: by_system() })
     }
 
     /// Its name.

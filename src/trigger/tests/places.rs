@@ -1,7 +1,7 @@
 //! Whom the trigger may call, and over what.
 
 use super::*;
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 /// One call, answered over `accept`.
 async fn answered(client: &Client, accept: impl Future<Output = Peer>) -> Arrived {
@@ -26,19 +26,125 @@ async fn refused(options: TargetOptions) -> (Reason, String) {
 #[tokio::test]
 async fn an_address_beyond_loopback_is_blocked_with_a_word_about_the_rule() {
     for (url, named) in [
-        ("http://192.0.2.1", "192.0.2.1"),
-        ("https://192.0.2.1:8443", "192.0.2.1"),
-        ("http://[2001:db8::1]:8080/base", "2001:db8::1"),
-        ("http://[::ffff:192.0.2.1]", "192.0.2.1"),
-        ("http://0.0.0.0", "0.0.0.0"),
-        ("http://[::]", "::"),
-        ("http://169.254.169.254", "169.254.169.254"),
+        ("http://192.0.2.1", "192.0.2.1 (public)"),
+        ("https://192.0.2.1:8443", "192.0.2.1 (public)"),
+        ("http://[2001:db8::1]:8080/base", "2001:db8::1 (public)"),
+        ("http://[::ffff:192.0.2.1]", "192.0.2.1 (public)"),
+        ("http://[::ffff:10.1.2.3]", "10.1.2.3 (private)"),
+        ("http://0.0.0.0", "0.0.0.0 (unspecified)"),
+        ("http://[::]", ":: (unspecified)"),
+        ("http://169.254.169.254", "169.254.169.254 (link-local)"),
+        ("http://[fe80::1]", "fe80::1 (link-local)"),
+        ("http://[fd00::1]", "fd00::1 (private)"),
+        ("http://10.0.0.1", "10.0.0.1 (private)"),
+        ("http://172.16.0.1", "172.16.0.1 (private)"),
+        ("http://224.0.0.1", "224.0.0.1 (multicast)"),
     ] {
         let (reason, message) = refused(options(url)).await;
         assert_eq!(reason, Reason::Blocked, "{url}: {message}");
         assert!(message.contains(named) && message.contains("`allow`"), "{message}");
-        assert!(message.contains("\"app\""), "{message}");
+        assert!(message.contains("the loopback rule") && message.contains("\"app\""), "{message}");
     }
+}
+
+/// Forms that only the system's resolver understands, decimal, octal, hexadecimal
+/// and cut short: what they lead to counts.
+#[tokio::test]
+async fn an_address_in_another_notation_is_judged_by_what_it_leads_to() {
+    for (url, named) in [
+        ("http://134744072", "8.8.8.8 (public)"),
+        ("http://0x0a000001", "10.0.0.1 (private)"),
+        ("http://0300.0250.0.1", "192.168.0.1 (private)"),
+        ("http://169.254.43518", "169.254.169.254 (link-local)"),
+        ("http://0", "0.0.0.0 (unspecified)"),
+    ] {
+        let (reason, message) = refused(options(url)).await;
+        match reason {
+            Reason::Blocked => assert!(message.contains(named), "{url}: {message}"),
+            // A system whose resolver does not know them has nothing to block.
+            _ => assert!(message.contains("cannot be resolved"), "{url}: {message}"),
+        }
+    }
+    let app = App::new().await;
+    let client = client(&format!("http://2130706433:{}", app.port()));
+    match not_sent_or(&client, &app).await {
+        None => {} // it led to 127.0.0.1
+        Some((reason, message)) => {
+            assert!(reason == Reason::Connect && message.contains("resolve"), "{message}")
+        }
+    }
+}
+
+/// The refusal of a call, or none if it was answered.
+async fn not_sent_or(client: &Client, app: &App) -> Option<(Reason, String)> {
+    let notes = Notes::new();
+    let call = client.call(request("GET", "/a"), notes);
+    tokio::pin!(call);
+    tokio::select! {
+        outcome = soon(&mut call) => Some(not_sent(outcome)),
+        mut peer = app.accept() => {
+            let (_, ()) = tokio::join!(soon(&mut call), async {
+                peer.request().await;
+                peer.answer("ok").await;
+            });
+            None
+        }
+    }
+}
+
+/// A target whose name resolves to these in turn, the last one again and again.
+fn resolving(url: &str, answers: &[&[&str]], port: u16) -> Client {
+    let answers: Vec<Vec<SocketAddr>> = answers
+        .iter()
+        .map(|answer| {
+            answer.iter().map(|ip| SocketAddr::new(ip.parse().expect("an address"), port)).collect()
+        })
+        .collect();
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let mut target = Target::new(options(url)).expect("a target");
+    target.lookup = Box::new(move |_, _| {
+        let turn = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let answer = answers[turn.min(answers.len() - 1)].clone();
+        Box::pin(async move { Ok(answer) })
+    });
+    let never_idle =
+        Settings { pool_idle: Duration::ZERO, connect_timeout: Duration::from_millis(500), ..settings() };
+    Client::new(never_idle, vec![target], HeldClock::new(), Tasks::default())
+}
+
+#[tokio::test]
+async fn a_name_is_judged_by_every_address_that_it_resolves_to() {
+    let app = App::new().await;
+    let url = format!("http://app.example:{}", app.port());
+    for (answer, named) in [
+        (&["8.8.8.8"][..], "8.8.8.8 (public)"),
+        (&["10.0.0.1"], "10.0.0.1 (private)"),
+        (&["169.254.169.254"], "169.254.169.254 (link-local)"),
+        (&["::ffff:192.168.1.1"], "192.168.1.1 (private)"),
+        (&["0.0.0.0"], "0.0.0.0 (unspecified)"),
+        (&["::"], ":: (unspecified)"),
+        (&["10.0.0.1", "fd00::1"], "10.0.0.1 (private), fd00::1 (private)"),
+    ] {
+        let client = resolving(&url, &[answer], app.port());
+        let (reason, message) = not_sent(soon(client.call(request("GET", "/a"), Notes::new())).await);
+        assert_eq!(reason, Reason::Blocked, "{answer:?}: {message}");
+        assert!(message.contains(named), "{answer:?}: {message}");
+    }
+    // What may not be called is passed over where something else may.
+    let client = resolving(&url, &[&["8.8.8.8", "127.0.0.1"]], app.port());
+    answered(&client, app.accept()).await;
+}
+
+#[tokio::test]
+async fn a_name_that_leads_elsewhere_the_second_time_is_blocked_then() {
+    let app = App::new().await;
+    let url = format!("http://app.example:{}", app.port());
+    let client = resolving(&url, &[&["127.0.0.1"], &["8.8.8.8"]], app.port());
+    // One look-up for one connection: what was judged is what is connected to.
+    answered(&client, app.accept()).await;
+    let (reason, message) = not_sent(soon(client.call(request("GET", "/a"), Notes::new())).await);
+    assert_eq!(reason, Reason::Blocked, "{message}");
+    assert!(message.contains("8.8.8.8 (public)"), "{message}");
 }
 
 #[tokio::test]
