@@ -56,12 +56,12 @@ async fn no_secret_is_in_a_file_a_log_or_an_answer() {
     command.env("RUST_LOG", "trace").stdout(Stdio::null()).kill_on_drop(true);
     let mut child = command.spawn().expect("the program");
     let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-    let (sender, mut serving) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut serving) = tokio::sync::mpsc::channel(1);
     let log = spawn(async move {
         let mut log = String::new();
         while let Ok(Some(line)) = lines.next_line().await {
             if let Some((_, address)) = line.split_once("serving address=") {
-                let _ = sender.send(address.trim().to_owned());
+                let _ = sender.try_send(address.trim().to_owned());
             }
             log.push_str(&line);
             log.push('\n');

@@ -11,6 +11,7 @@ mod coverage;
 mod docs;
 mod ends;
 mod explain;
+mod fuzz;
 mod harness;
 mod hostile;
 mod house;

@@ -197,3 +197,29 @@ async fn files_that_make_no_tls_are_named() {
         fs::write(setup.file("key.pem"), key).expect("written");
     }
 }
+
+#[tokio::test]
+async fn an_insecure_server_says_what_it_gives_up() {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    let said = async |settings: &[(&str, &str)]| {
+        let setup = Setup::new("127.0.0.1:9".parse().expect("an address"));
+        let setup = settings.iter().fold(setup, |setup, (key, value)| setup.with(key, value));
+        let mut child = setup.command("serve").kill_on_drop(true).spawn().expect("the program");
+        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        let mut said = String::new();
+        while let Some(line) = soon("a line", lines.next_line()).await.expect("text") {
+            said.push_str(&line);
+            said.push('\n');
+            if line.contains("serving address=") {
+                return said;
+            }
+        }
+        panic!("it did not start: {said}");
+    };
+    let public = ("server.listen", "0.0.0.0:0");
+    let text = said(&[public, ("server.insecure", "true")]).await;
+    assert!(text.contains("insecure: without TLS") && text.contains("insecure: without tokens"), "{text}");
+    assert!(text.contains("may start, read, cancel and delete every job"), "{text}");
+    let text = said(&[]).await;
+    assert!(!text.contains("insecure"), "{text}");
+}
