@@ -30,6 +30,8 @@ use std::{
 };
 use stream::Stream;
 use tokio::sync::{Notify, watch};
+#[cfg(feature = "worker-tls")]
+use tonic::transport::ClientTlsConfig;
 use tonic::{Status, metadata::MetadataValue, transport::Endpoint};
 
 /// Bytes of a result, at most.
@@ -89,18 +91,50 @@ impl Reporter {
     /// signature first: see [`crate::verify`]. Connects in the background, in
     /// the present tokio runtime.
     ///
+    /// A URL with `https` needs the feature `worker-tls`, and its certificate is
+    /// checked with the public authorities.
+    ///
     /// # Errors
     /// Names the header at fault.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn from_headers(headers: &http::HeaderMap) -> Result<Self, Error> {
+        Self::new(headers, |endpoint| {
+            #[cfg(feature = "worker-tls")]
+            let endpoint = match endpoint.uri().scheme_str() {
+                Some("https") => endpoint.tls_config(ClientTlsConfig::new().with_webpki_roots())?,
+                _ => endpoint,
+            };
+            Ok(endpoint)
+        })
+    }
+
+    /// The same; the certificate of a server that is reported to over TLS must be of
+    /// one of the authorities in `ca`, in PEM.
+    ///
+    /// # Errors
+    /// Names the header at fault: that of the URL if `ca` holds no certificate.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[cfg(feature = "worker-tls")]
+    pub fn from_headers_trusting(headers: &http::HeaderMap, ca: &[u8]) -> Result<Self, Error> {
+        let tls = ClientTlsConfig::new().ca_certificate(tonic::transport::Certificate::from_pem(ca));
+        Self::new(headers, |endpoint| endpoint.tls_config(tls))
+    }
+
+    fn new(
+        headers: &http::HeaderMap,
+        secure: impl FnOnce(Endpoint) -> Result<Endpoint, tonic::transport::Error>,
+    ) -> Result<Self, Error> {
         let header = |name: &'static str| {
             headers.get(name).and_then(|value| value.to_str().ok()).ok_or(Error::Header(name))
         };
         let url = header("backjob-report-url")?;
         let endpoint =
             Endpoint::from_shared(url.to_owned()).map_err(|_| Error::Header("backjob-report-url"))?;
+        let endpoint = secure(endpoint).map_err(|_| Error::Header("backjob-report-url"))?;
         let token = format!("Bearer {}", header("backjob-report-token")?);
         let token = MetadataValue::try_from(token).map_err(|_| Error::Header("backjob-report-token"))?;
         let attempt = header("backjob-attempt")?.parse().map_err(|_| Error::Header("backjob-attempt"))?;

@@ -29,7 +29,8 @@ impl Authority {
     /// Certificate and key in PEM.
     fn issue(&self, name: &str) -> (String, String) {
         let key = rcgen::KeyPair::generate().expect("a key");
-        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("params");
+        let params =
+            rcgen::CertificateParams::new(vec![name.to_owned(), "127.0.0.1".to_owned()]).expect("params");
         (params.signed_by(&key, &self.issuer).expect("a certificate").pem(), key.serialize_pem())
     }
 }
@@ -104,6 +105,22 @@ async fn a_public_server_is_called_over_tls_and_reported_to_over_loopback() {
     let plain = Endpoint::from_shared(format!("http://127.0.0.1:{}", server.address.port())).expect("a URL");
     assert!(list(plain.connect_lazy()).await.is_err());
     assert!(connect(server.address, trusting(&Authority::new())).await.is_err());
+}
+
+#[tokio::test]
+async fn an_action_may_report_over_tls() {
+    use backjob::worker::Reporter;
+    let application = Application::new().await;
+    let authority = Authority::new();
+    let server = public(application.address, &authority).with("worker.listen", "").start().await;
+    let channel = connect(server.address, trusting(&authority)).await.expect("connected");
+    JobControlClient::new(channel).start(authorized(start("/a"), TOKEN)).await.expect("started");
+    let mut hit = application.hit().await;
+    assert!(hit.header("backjob-report-url").starts_with("https://127.0.0.1:"));
+    let reporter =
+        Reporter::from_headers_trusting(&hit.headers, authority.pem.as_bytes()).expect("a reporter");
+    soon("the end", reporter.finish("text/plain", "done")).await.expect("taken");
+    hit.ok();
 }
 
 #[tokio::test]
