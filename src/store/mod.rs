@@ -25,6 +25,7 @@
 //! makes every second, succeeds. A row that cannot be understood fails the reads
 //! that meet it with [`Error::Corrupt`], and no other.
 
+mod backup;
 mod commit;
 mod entity;
 mod error;
@@ -49,7 +50,7 @@ pub use write::{AttemptRow, Done, Ended, Existing, Merge, New, Outcome, Sealed, 
 
 use crate::{clock::Clock, secret::Keyring, tasks::Tasks};
 use sea_orm::DatabaseConnection;
-use std::{fmt, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use writer::Item;
@@ -118,6 +119,15 @@ impl Store {
     /// See [`OpenError`].
     pub async fn root_uses(url: &str, keys: &Keyring) -> Result<Vec<RootUse>, OpenError> {
         open::root_uses(url, keys).await
+    }
+
+    /// Writes a copy of the database at `url` to the file `to`, also while a server
+    /// has it open: all of one moment, consistent, for its owner alone.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; also if `to` is there already.
+    pub async fn backup(url: &str, to: &Path) -> Result<(), OpenError> {
+        backup::backup(url, to).await
     }
 
     /// False while the last transaction failed for a reason of the database

@@ -178,7 +178,7 @@ fn check(path: &Path) -> Result<(), OpenError> {
 }
 
 /// What is made is for its owner alone: texts are stored in clear.
-fn private(options: &mut fs::OpenOptions) -> &mut fs::OpenOptions {
+pub(super) fn private(options: &mut fs::OpenOptions) -> &mut fs::OpenOptions {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
     options
@@ -252,13 +252,26 @@ async fn texts(db: &DatabaseConnection, sql: &str) -> Result<BTreeSet<String>, D
 
 /// Reads beside whoever has the database open.
 pub(super) async fn root_uses(url: &str, keys: &Keyring) -> Result<Vec<RootUse>, OpenError> {
-    let Some(path) = place(url)? else { return Ok(Vec::new()) };
-    fs::metadata(path).map_err(|error| OpenError::from_io(path, &error))?;
-    let db = connect(Some(path), true).await.map_err(|error| OpenError::from_db(path, &error))?;
-    let uses = roots::uses(&db, path, keys).await;
+    if place(url)?.is_none() {
+        return Ok(Vec::new());
+    }
+    let (db, path) = beside(url).await?;
+    let uses = roots::uses(&db, &path, keys).await;
     // What was read counts; that it does not close adds nothing.
     let _ = db.close().await;
     uses
+}
+
+/// A connection that reads the file that an address names, which must be there,
+/// whoever else has it open.
+pub(super) async fn beside(url: &str) -> Result<(DatabaseConnection, PathBuf), OpenError> {
+    let Some(path) = place(url)? else {
+        let reason = "a database in memory is known to its own server alone";
+        return Err(OpenError::BadUrl { url: url.to_owned(), reason });
+    };
+    fs::metadata(path).map_err(|error| OpenError::from_io(path, &error))?;
+    let db = connect(Some(path), true).await.map_err(|error| OpenError::from_db(path, &error))?;
+    Ok((db, path.to_owned()))
 }
 
 async fn close(db: &DatabaseConnection, readers: &DatabaseConnection, in_memory: bool) {

@@ -3,6 +3,7 @@
 mod access;
 mod again;
 mod attempts;
+mod backup;
 mod browser;
 mod canary;
 mod cli;

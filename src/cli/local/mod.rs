@@ -1,5 +1,6 @@
 //! Commands that run here and know the server's parts.
 
+mod backup;
 mod config;
 mod demo;
 mod keygen;
@@ -19,6 +20,8 @@ pub enum Command {
     Demo(demo::Demo),
     /// Make the tables, or bring them up to date.
     Migrate(migrate::Migrate),
+    /// Copy the database while a server uses it.
+    Backup(backup::Backup),
     /// Print the settings in use, and where each came from.
     Config(config::Show),
     /// Make a root key, or print the trigger key of a target.
@@ -37,6 +40,7 @@ impl Command {
             Self::Serve(serve) => serve.run(),
             Self::Demo(demo) => demo.run(),
             Self::Migrate(migrate) => migrate.run(),
+            Self::Backup(backup) => backup.run(),
             Self::Config(show) => show.run(),
             Self::Keygen(keygen) => keygen.run(),
             Self::Token(token) => token.run(),

@@ -1,0 +1,46 @@
+//! A copy of a database that another process may be writing to.
+
+use super::{OpenError, open};
+use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// Writes a consistent copy of the database at `url` to `to`, which must not be
+/// there: the state of one moment, without what was erased. Writers go on
+/// meanwhile. The copy is for its owner alone, and on the disk when this returns.
+pub(super) async fn backup(url: &str, to: &Path) -> Result<(), OpenError> {
+    let fails = |error: io::Error| OpenError::from_io(to, &error);
+    if fs::symlink_metadata(to).is_ok() {
+        return Err(fails(io::Error::new(io::ErrorKind::AlreadyExists, "it is there already")));
+    }
+    let (db, path) = open::beside(url).await?;
+    // Under another name until it is whole.
+    let mut part = to.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let copied = copy(&db, &path, &part).await;
+    let _ = db.close().await; // only read from
+    let done = copied.and_then(|()| {
+        fs::File::open(&part).and_then(|file| file.sync_all()).map_err(fails)?;
+        fs::rename(&part, to).map_err(fails)?;
+        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(fails)
+    });
+    if done.is_err() {
+        let _ = fs::remove_file(&part); // what went wrong is said already
+    }
+    done
+}
+
+async fn copy(db: &sea_orm::DatabaseConnection, path: &Path, part: &Path) -> Result<(), OpenError> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    open::private(&mut options).open(part).map_err(|error| OpenError::from_io(part, &error))?;
+    let name = part.to_str().ok_or_else(|| {
+        OpenError::from_io(part, &io::Error::new(io::ErrorKind::InvalidInput, "the name is not UTF-8"))
+    })?;
+    let statement = Statement::from_sql_and_values(DbBackend::Sqlite, "VACUUM INTO ?", [name.into()]);
+    db.execute_raw(statement).await.map(drop).map_err(|error| OpenError::from_db(path, &error))
+}
