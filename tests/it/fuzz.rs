@@ -1,26 +1,11 @@
 //! What cargo-fuzz fuzzes, over its corpus and mutations of it: a short word of
 //! each, on stable, the same every time.
 
+use crate::harness::Random;
 use std::{fs, path::Path};
 
 #[path = "../../fuzz/targets.rs"]
 mod targets;
-
-/// xorshift64*: enough to mutate, and the same for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() >> 33).expect("31 bits") % limit.max(1)
-    }
-}
 
 /// Changes a few bytes: another value, one more, one less, a piece of another.
 fn mutated(random: &mut Random, data: &[u8], other: &[u8]) -> Vec<u8> {
@@ -50,7 +35,7 @@ fn fuzz(name: &str, rounds: usize, target: fn(&[u8])) {
     paths.sort();
     let corpus: Vec<Vec<u8>> = paths.iter().map(|path| fs::read(path).expect("readable")).collect();
     assert!(corpus.len() >= 3, "{} is nearly empty", folder.display());
-    let mut random = Random(0x5EED);
+    let mut random = Random::new(0x5EED);
     for data in &corpus {
         target(data);
         for _ in 0..rounds {

@@ -146,6 +146,11 @@ impl Application {
         soon("a trigger", async { self.hits.lock().await.recv().await.expect("the application runs") }).await
     }
 
+    /// The next request, however long it takes.
+    pub async fn next(&self) -> Hit {
+        self.hits.lock().await.recv().await.expect("the application runs")
+    }
+
     /// Whether a request has come that nobody looked at.
     pub async fn idle(&self) -> bool {
         self.hits.lock().await.is_empty()
@@ -257,6 +262,41 @@ impl Clients {
     pub async fn report(&self, token: &str, report: v1::ReportRequest) -> Result<v1::ReportResponse, Status> {
         let request = authorized(report, token);
         soon("Report", self.worker().report(request)).await.map(tonic::Response::into_inner)
+    }
+
+    // For whoever expects the server to go away: no bound in time, and the error.
+
+    pub async fn start_raw(&self, request: v1::StartRequest) -> Result<v1::StartResponse, Status> {
+        self.control().start(request).await.map(tonic::Response::into_inner)
+    }
+
+    pub async fn cancel_raw(&self, id: &str) -> Result<(), Status> {
+        self.control().cancel_job(v1::CancelJobRequest { job_id: id.to_owned() }).await.map(drop)
+    }
+
+    pub async fn retry_raw(&self, request: v1::RetryJobRequest) -> Result<String, Status> {
+        let answer = self.control().retry_job(request).await?.into_inner();
+        Ok(answer.job.expect("a job").id)
+    }
+
+    pub async fn get_raw(&self, id: &str) -> Result<v1::Job, Status> {
+        let request = v1::GetStatusRequest { job_id: id.to_owned(), read_mask: None };
+        Ok(self.control().get_status(request).await?.into_inner().job.expect("a job"))
+    }
+
+    pub async fn report_raw(
+        &self,
+        token: &str,
+        report: v1::ReportRequest,
+    ) -> Result<v1::ReportResponse, Status> {
+        self.worker().report(authorized(report, token)).await.map(tonic::Response::into_inner)
+    }
+
+    pub async fn watch_raw(
+        &self,
+        request: v1::WatchStatusRequest,
+    ) -> Result<Streaming<v1::WatchStatusResponse>, Status> {
+        self.control().watch_status(request).await.map(tonic::Response::into_inner)
     }
 
     pub async fn watch(&self, request: v1::WatchStatusRequest) -> Result<Frames, Status> {
@@ -558,4 +598,25 @@ pub async fn stored(setup: &Setup, wanted: impl Fn(i64) -> bool + Copy) {
         if found.iter().copied().any(wanted) { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
+}
+
+/// xorshift64*: enough to make choices, and the same for the same seed.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed | 1) // zero stays zero
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// From 0 to below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next() >> 33).expect("31 bits") % limit.max(1)
+    }
 }

@@ -9,6 +9,7 @@ mod canary;
 mod cli;
 mod contract;
 mod coverage;
+mod crash;
 mod docs;
 mod ends;
 mod explain;

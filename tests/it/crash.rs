@@ -1,0 +1,308 @@
+//! Crash loops: the server is killed with SIGKILL at random points under mixed
+//! load, again and again, and what it acknowledged is audited.
+//!
+//! BACKJOB_TEST_KILLS says how often (30), BACKJOB_TEST_SEED with which choices;
+//! the seed is printed.
+
+use crate::harness::*;
+use backjob::proto::v1::{self, JobState};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+/// What was acknowledged, and what was seen.
+#[derive(Default)]
+struct Ledger {
+    /// Jobs whose Start was acknowledged.
+    jobs: BTreeMap<String, Seen>,
+    /// What must not be, as it is found.
+    faults: Vec<String>,
+    /// Restarts that were lived through.
+    kills: usize,
+}
+
+impl Ledger {
+    fn knows(&mut self, id: &str) {
+        self.jobs.entry(id.to_owned()).or_default();
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    cancelled: bool,
+    /// The attempt whose `finish` was acknowledged.
+    finished: Option<u32>,
+    /// The highest attempt of which a report was acknowledged.
+    reported: u32,
+    /// The highest revision that a watcher saw.
+    revision: u64,
+    /// How it ended, as its watcher saw it.
+    ended: Option<(JobState, u64)>,
+}
+
+type Shared = Arc<Mutex<Ledger>>;
+
+fn with<T>(ledger: &Shared, change: impl FnOnce(&mut Ledger) -> T) -> T {
+    change(&mut ledger.lock().expect("no panic"))
+}
+
+/// Whether the same call may succeed later: the server is down, or was cut off.
+fn again(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal | Code::DeadlineExceeded
+    )
+}
+
+/// Calls until there is an answer that counts.
+async fn insist<T, F: Future<Output = Result<T, Status>>>(call: impl Fn() -> F) -> Result<T, Status> {
+    loop {
+        match tokio::time::timeout(Duration::from_secs(5), call()).await {
+            Ok(Err(status)) if again(&status) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Ok(answer) => return answer,
+            Err(_) => {} // the connection was lost without a word
+        }
+    }
+}
+
+/// Starts jobs, and follows each to its end; some are cancelled, some run again.
+async fn caller(number: u64, seed: u64, clients: Clients, ledger: Shared, stop: CancellationToken) {
+    let mut random = Random::new(seed ^ number.wrapping_mul(0x9E37));
+    let mut watchers = Vec::new();
+    let mut count = 0;
+    while !stop.is_cancelled() {
+        count += 1;
+        let retry_policy = Some(v1::RetryPolicy {
+            max_attempts: Some(20),
+            initial_backoff: Some(millis(10)),
+            max_backoff: Some(millis(100)),
+            ..Default::default()
+        });
+        let start_after =
+            (random.below(5) == 0).then(|| millis(i64::try_from(random.below(300)).expect("small")));
+        let request = v1::StartRequest {
+            // Whatever breaks off is sent again, and makes one job.
+            idempotency_key: format!("{number}-{count}"),
+            retry_policy,
+            start_after,
+            ..start(&format!("/{}", random.below(100)))
+        };
+        let started = insist(|| clients.start_raw(request.clone())).await.expect("started");
+        let id = started.job.expect("a job").id;
+        with(&ledger, |ledger| ledger.knows(&id));
+        watchers.push(spawn(watch(id.clone(), clients.clone(), Arc::clone(&ledger))));
+        if random.below(8) == 0 {
+            match insist(|| clients.cancel_raw(&id)).await {
+                Ok(()) => with(&ledger, |ledger| ledger.jobs.entry(id).or_default().cancelled = true),
+                Err(status) => assert_eq!(fault(&status).1, "JOB_FINAL"),
+            }
+        } else if random.below(8) == 0 {
+            // An ended one runs again, as a job of its own.
+            let ended = with(&ledger, |ledger| {
+                let mut ended = ledger.jobs.iter().filter(|(_, seen)| seen.ended.is_some());
+                ended.next_back().map(|(id, _)| id.clone())
+            });
+            if let Some(job_id) = ended {
+                let request = v1::RetryJobRequest {
+                    job_id,
+                    idempotency_key: format!("r{number}-{count}"),
+                    ..Default::default()
+                };
+                match insist(|| clients.retry_raw(request.clone())).await {
+                    Ok(id) => {
+                        with(&ledger, |ledger| ledger.knows(&id));
+                        watchers.push(spawn(watch(id, clients.clone(), Arc::clone(&ledger))));
+                    }
+                    Err(status) => assert_eq!(fault(&status).1, "JOB_NOT_FOUND", "erased meanwhile"),
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(random.below(20) as u64)).await;
+    }
+    for watcher in watchers {
+        soon("a watcher to see the end of its job", watcher).await.expect("no panic");
+    }
+}
+
+/// Follows a job to its end, over every break, with what it saw last.
+async fn watch(id: String, clients: Clients, ledger: Shared) {
+    let mut seen = None;
+    loop {
+        let request =
+            v1::WatchStatusRequest { job_ids: vec![id.clone()], after_revision: seen, ..Default::default() };
+        let mut stream = match insist(|| clients.watch_raw(request.clone())).await {
+            Ok(stream) => stream,
+            Err(status) => return with(&ledger, |ledger| ledger.faults.push(format!("{id}: {status}"))),
+        };
+        let mut on_stream = None;
+        loop {
+            let frame = match tokio::time::timeout(Duration::from_secs(20), stream.message()).await {
+                Ok(Ok(Some(frame))) => frame,
+                Ok(Ok(None)) => {
+                    let ended =
+                        with(&ledger, |ledger| ledger.jobs.entry(id.clone()).or_default().ended.is_some());
+                    if !ended {
+                        with(&ledger, |ledger| {
+                            ledger.faults.push(format!("{id}: its watch ended before it"))
+                        });
+                    }
+                    return;
+                }
+                Ok(Err(_)) | Err(_) => break, // come back
+            };
+            let Some(job) = frame.job else { continue };
+            with(&ledger, |ledger| {
+                let Ledger { jobs, faults, .. } = ledger;
+                let known = jobs.entry(id.clone()).or_default();
+                if on_stream.is_some_and(|last| job.revision <= last) {
+                    faults.push(format!("{id}: revision {} after {on_stream:?} on one stream", job.revision));
+                }
+                if job.revision < known.revision {
+                    faults.push(format!("{id}: revision {} after {}", job.revision, known.revision));
+                }
+                known.revision = known.revision.max(job.revision);
+                if is_final(&job) {
+                    known.ended = Some((job.state(), job.revision));
+                }
+            });
+            (seen, on_stream) = (Some(job.revision), Some(job.revision));
+        }
+    }
+}
+
+/// Answers triggers in every way that there is, and reports.
+async fn act(mut hit: Hit, choice: usize, clients: Clients, ledger: Shared) {
+    let (id, token) = (hit.header("backjob-job-id").to_owned(), hit.token());
+    let attempt: u32 = hit.header("backjob-attempt").parse().expect("a number");
+    let acknowledged = |answer: Result<v1::ReportResponse, Status>, before: u32, finishes: bool| {
+        let Ok(_) = answer else { return false };
+        with(&ledger, |ledger| {
+            let seen = ledger.jobs.entry(id.clone()).or_default();
+            seen.reported = seen.reported.max(attempt);
+            if finishes {
+                seen.finished = Some(attempt);
+            }
+            if before > attempt {
+                ledger.faults.push(format!("{id}: attempt {attempt} reported after attempt {before}"));
+            }
+        });
+        true
+    };
+    // The highest attempt that was heard of before a report was sent.
+    let before = || with(&ledger, |ledger| ledger.jobs.get(&id).map_or(0, |seen| seen.reported));
+    match choice {
+        0..3 => {}
+        3 => return hit.answer(503, &[], "later"),
+        4 => {
+            let newest = before();
+            acknowledged(insist(|| clients.report_raw(&token, fail("again", true))).await, newest, false);
+        }
+        _ => {
+            for n in 0..3 {
+                let newest = before();
+                let report = || v1::ReportRequest { sequence: Some(n + 1), ..append("x") };
+                if !acknowledged(insist(|| clients.report_raw(&token, report())).await, newest, false) {
+                    break;
+                }
+            }
+            let newest = before();
+            let last = || v1::ReportRequest { sequence: Some(9), ..finish() };
+            acknowledged(insist(|| clients.report_raw(&token, last())).await, newest, true);
+        }
+    }
+    hit.ok();
+}
+
+/// A port below those that the system gives to others, so that it is still ours
+/// after a restart.
+async fn port(random: &mut Random) -> SocketAddr {
+    loop {
+        let port = 20_000 + u16::try_from(random.below(10_000)).expect("small");
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if tokio::net::TcpListener::bind(address).await.is_ok() {
+            return address;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_was_acknowledged_is_lost_over_many_kills() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let kills = number("BACKJOB_TEST_KILLS").unwrap_or(30);
+    let seed = number("BACKJOB_TEST_SEED").unwrap_or_else(|| {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).expect("random");
+        u64::from_le_bytes(bytes)
+    });
+    eprintln!("BACKJOB_TEST_SEED={seed} BACKJOB_TEST_KILLS={kills}");
+    let mut random = Random::new(seed);
+    let application = Arc::new(Application::new().await);
+    let address = port(&mut Random::new(u64::from(std::process::id()))).await;
+    let setup = Setup::new(application.address)
+        .with("server.listen", &address.to_string())
+        .with("targets.default.max_in_flight", "20")
+        .with("jobs.flush_interval", "20ms")
+        .with("jobs.error_timeout", "2s")
+        .with("jobs.cancel_grace", "1s")
+        // Erases what its watchers have long seen to its end.
+        .with("retention.succeeded", "5s")
+        .with("retention.all", "5s");
+    let ledger = Shared::default();
+    let mut server = Process::start(&setup).await;
+    let clients = Clients::new(address);
+    let stop = CancellationToken::new();
+    let callers: Vec<_> =
+        (0..4).map(|n| spawn(caller(n, seed, clients.clone(), Arc::clone(&ledger), stop.clone()))).collect();
+    let acting = {
+        let (application, clients, ledger) = (Arc::clone(&application), clients.clone(), Arc::clone(&ledger));
+        let mut random = Random::new(seed ^ 0xAC7);
+        spawn(async move {
+            loop {
+                let hit = application.next().await;
+                spawn(act(hit, random.below(10), clients.clone(), Arc::clone(&ledger)));
+            }
+        })
+    };
+    for _ in 0..kills {
+        tokio::time::sleep(Duration::from_millis(20 + random.below(400) as u64)).await;
+        server.kill().await;
+        server = Process::start(&setup).await;
+        with(&ledger, |ledger| ledger.kills += 1);
+    }
+    stop.cancel();
+    for caller in callers {
+        caller.await.expect("no panic");
+    }
+    acting.abort();
+
+    let Ledger { jobs, mut faults, kills } = with(&ledger, std::mem::take);
+    for (id, seen) in &jobs {
+        let Some((state, revision)) = seen.ended else {
+            faults.push(format!("{id}: nobody saw its end"));
+            continue;
+        };
+        if seen.finished.is_some() && state != JobState::Succeeded {
+            faults.push(format!("{id}: a finish was acknowledged, and it is {state:?}"));
+        }
+        if seen.cancelled && !matches!(state, JobState::Cancelled | JobState::Succeeded) {
+            faults.push(format!("{id}: a cancel was acknowledged, and it is {state:?}"));
+        }
+        // What has ended stays as it was, until it is erased.
+        match clients.get_raw(id).await {
+            Ok(job) if (job.state(), job.revision) == (state, revision) => {}
+            Ok(job) => {
+                faults.push(format!("{id}: {state:?} {revision}, then {:?} {}", job.state(), job.revision))
+            }
+            Err(status) if status.code() == Code::NotFound => {}
+            Err(status) => faults.push(format!("{id}: {status}")),
+        }
+    }
+    eprintln!("{} jobs, {kills} kills", jobs.len());
+    assert!(faults.is_empty(), "seed {seed}: {faults:#?}");
+    assert!(jobs.len() >= 20, "only {} jobs", jobs.len());
+}
