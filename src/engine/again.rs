@@ -48,10 +48,19 @@ impl Engine {
         if self.is_draining() {
             return Err(Error::Draining);
         }
+        let start_key = self.start_key(&again.idempotency_key, &again.request, created_by);
+        if let Some(key) = &start_key {
+            // A repeat is answered also where the origin was erased since.
+            match self.store.started_by(key).await? {
+                Some(Existing::Same(id)) => return self.get(id).await,
+                Some(Existing::Other(id)) => return Err(Error::KeyMismatch(id)),
+                Some(Existing::Joined(_) | Existing::Taken(_)) | None => {}
+            }
+        }
         let origin = self.ended(id).await?;
         let target = self.settings.targets.get(&origin.spec.target);
         let target = target.ok_or_else(|| Error::UnknownTarget(origin.spec.target.clone()))?;
-        let Again { run_as, cookies, idempotency_key, request } = again;
+        let Again { run_as, cookies, .. } = again;
         let said = run_as.is_some();
         let cookies = if origin.spec.as_user { cookies.as_str() } else { "" };
         let credentials =
@@ -82,7 +91,6 @@ impl Engine {
             job: Job::new(Arc::clone(&spec.rules), now.wall, now),
             spec: Arc::new(spec),
         };
-        let start_key = self.start_key(&idempotency_key, &request, created_by);
         match self.insert(New { record: record.clone(), payload, merge: None, start_key }).await? {
             Stored::Existing(Existing::Same(id)) => self.get(id).await,
             Stored::Existing(Existing::Other(id)) => Err(Error::KeyMismatch(id)),

@@ -2,11 +2,11 @@
 
 use super::{
     Error, Store,
-    entity::{attempt, job, job_request},
+    entity::{attempt, job, job_request, start_key},
     list::live,
     payload, row,
     select::{self, col},
-    write::{AttemptRow, Ended},
+    write::{AttemptRow, Ended, Existing, StartKey},
 };
 use crate::job::{JobId, Payload, Record, StateName};
 use crate::secret::{RootId, seal};
@@ -222,6 +222,18 @@ impl Store {
                 Some(credentials.ok_or_else(|| Error::corrupt(id, "its credentials are malformed"))?);
         }
         Ok(Some(payload))
+    }
+
+    /// Which job was started with this key: that of the same request, or of another
+    /// one; None if the key is free.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], or [`Error::Corrupt`].
+    pub async fn started_by(&self, key: &StartKey) -> Result<Option<Existing>, Error> {
+        let found = start_key::Entity::find_by_id((key.caller.clone(), key.key.to_vec()));
+        let Some(row) = found.all(self.reader()).await?.into_iter().next() else { return Ok(None) };
+        let id = row::job_id(&row.job_id)?;
+        Ok(Some(if row.request_hash == key.request { Existing::Same(id) } else { Existing::Other(id) }))
     }
 
     /// The report that ended an attempt; None if none did.

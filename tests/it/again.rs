@@ -52,9 +52,12 @@ async fn a_finished_job_runs_again_as_a_new_one() {
     let keyed = v1::RetryJobRequest { idempotency_key: "k".into(), ..again(&first.id) };
     let third = retry(&server, keyed.clone()).await.expect("a new job");
     assert_eq!(retry(&server, keyed.clone()).await.expect("the same").id, third.id);
-    let other = v1::RetryJobRequest { job_id: second.id, ..keyed };
+    let other = v1::RetryJobRequest { job_id: second.id, ..keyed.clone() };
     let refused = retry(&server, other).await.expect_err("refused");
     assert_eq!(fault(&refused), (Code::AlreadyExists, "IDEMPOTENCY_MISMATCH".into(), vec![]));
+    // Also when the first one was erased since.
+    delete(&server, &first.id).await.expect("deleted");
+    assert_eq!(retry(&server, keyed).await.expect("the same").id, third.id);
     application.hit().await.ok();
 }
 
