@@ -14,7 +14,7 @@ use backjob::{
         draft::{self, Ceilings, Defaults, Draft},
         headers, identity, url,
     },
-    secret::{Callers, Keyring, ReportToken, Root, WatchToken},
+    secret::{Callers, Keyring, LoadError, ReportToken, Root, WatchToken},
     tasks::Tasks,
     trigger::{
         Client, Outcome, Request, Settings, Sink, Target, TargetOptions, Trigger as _,
@@ -178,8 +178,8 @@ pub fn tokens(data: &[u8]) {
         assert!(callers.len() <= 1_000 && callers.find(&text).is_none());
     }
     if let Err(error) = Keyring::parse(&text) {
-        let error = error.to_string();
-        assert!(text.len() < 8 || !error.contains(&*text), "{error}");
+        // Words that hold nothing of what was given.
+        assert!(matches!(error, LoadError::Malformed | LoadError::Empty), "{error}");
     }
     if let Ok(root) = Root::parse(&text) {
         assert!(!format!("{root:?}").contains(text.trim()));
