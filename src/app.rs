@@ -1,6 +1,7 @@
 //! Puts the parts together and takes them apart again: the only file that knows
 //! every one of them.
 
+mod doors;
 mod reload;
 
 use crate::{
@@ -10,12 +11,12 @@ use crate::{
     job::MergePolicy,
     job::draft::Ceilings,
     rpc,
-    secret::{BadCallers, Callers, Keyring, LoadError, Root, Use, parse_key},
+    secret::{BadCallers, Keyring, LoadError, Root, Use, parse_key},
     store::{self, Store},
     tasks::Tasks,
     trigger::{self, BadTarget, Client, Target, TargetOptions},
 };
-use reload::{Unread, Watched};
+use doors::{Files, bind, doors};
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -24,7 +25,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Writes that may wait for the writer.
@@ -253,84 +253,6 @@ fn engine_settings(config: &Config, targets: &[Target]) -> engine::Settings {
             all: config.retention.all.map(millis),
         },
         targets: targets.iter().map(of).collect::<BTreeMap<_, _>>(),
-    }
-}
-
-async fn bind(setting: &'static str, listen: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
-    let fails = |error| Error::Listen(setting, listen, error);
-    let listener = TcpListener::bind(listen).await.map_err(fails)?;
-    let address = listener.local_addr().map_err(fails)?;
-    Ok((listener, address))
-}
-
-/// What is in files that may change while it runs.
-struct Files {
-    callers: Option<Watched<Callers, BadCallers>>,
-    tls: Option<Watched<rustls::ServerConfig, rpc::BadTls>>,
-}
-
-impl Files {
-    fn open(config: &Config) -> Result<Self, Error> {
-        let callers = match &config.server.tokens_file {
-            None => None,
-            Some(path) => {
-                let make =
-                    |files: &[Vec<u8>]| Callers::parse(&String::from_utf8_lossy(&files[0])).map(Arc::new);
-                let callers = Watched::open("tokens", vec![path.clone()], Box::new(make));
-                let callers = callers.map_err(|unread| unread_as("server.tokens_file", unread))?;
-                if callers.follow().borrow().is_empty() {
-                    tracing::warn!(path = %path.display(), "holds no token: nobody can start or read jobs");
-                }
-                Some(callers)
-            }
-        };
-        let tls = match (&config.tls.cert_file, &config.tls.key_file) {
-            (Some(certificates), Some(key)) => {
-                let mut paths = vec![certificates.clone(), key.clone()];
-                paths.extend(config.tls.client_ca_file.clone());
-                let make = |files: &[Vec<u8>]| {
-                    rpc::server_config(&files[0], &files[1], files.get(2).map(Vec::as_slice))
-                };
-                let tls = Watched::open("tls", paths, Box::new(make));
-                Some(tls.map_err(|unread| unread_as("tls", unread))?)
-            }
-            _ => None,
-        };
-        Ok(Self { callers, tls })
-    }
-
-    fn keep_looking(self, tasks: &Tasks) {
-        if let Some(callers) = self.callers {
-            callers.keep_looking(tasks);
-        }
-        if let Some(tls) = self.tls {
-            tls.keep_looking(tasks);
-        }
-    }
-}
-
-/// Where and to whom it is served.
-fn doors(config: &Config, files: &Files, listener: TcpListener, worker: Option<TcpListener>) -> rpc::Doors {
-    // Actions report under this name, which is not always one of ours.
-    let reported = config.trigger.report_url.as_ref().and_then(|url| url.parse::<http::Uri>().ok());
-    let reported = reported.and_then(|url| url.host().map(str::to_ascii_lowercase));
-    rpc::Doors {
-        listener,
-        tls: files.tls.as_ref().map(Watched::follow),
-        worker,
-        callers: files.callers.as_ref().map(Watched::follow),
-        hosts: config.http.hosts.iter().cloned().chain(reported).collect(),
-        cors_origins: config.http.cors_origins.clone(),
-        max_connections: config.server.max_connections,
-        max_streams: config.server.max_streams,
-        max_calls: config.server.max_calls,
-    }
-}
-
-fn unread_as<E: Into<Error>>(setting: &'static str, unread: Unread<E>) -> Error {
-    match unread {
-        Unread::Io(path, error) => Error::File(setting, path, error),
-        Unread::Bad(error) => error.into(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the sources make of each other, and what is refused.
 
-use super::*;
+use super::{check::URL_EXPECTED, *};
 use std::{ffi::OsString, fs};
 
 struct Given {

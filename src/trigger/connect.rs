@@ -1,9 +1,11 @@
 //! Makes a connection to a target, and only to where it may be made.
 
-use super::target::{Route, Target};
+use super::{
+    lookup::Lookup,
+    target::{Route, Target},
+};
 use crate::job::Reason;
 use std::{
-    future::Future,
     io::{self, IoSlice},
     net::{IpAddr, SocketAddr},
     pin::Pin,
@@ -42,18 +44,6 @@ pub(super) async fn connect(target: &Target, limit: Duration) -> Result<Stream, 
         #[cfg(not(unix))]
         Route::Unix(_) => Err((Reason::Connect, "unix sockets are not known on this system".to_owned())),
     }
-}
-
-/// Finds the addresses of a name.
-pub(super) type Lookup = Box<dyn Fn(String, u16) -> Found + Send + Sync>;
-/// What a look-up comes to.
-pub(super) type Found = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
-
-/// Asks the system's resolver.
-pub(super) fn by_system() -> Lookup {
-    Box::new(|host, port| {
-        Box::pin(async move { tokio::net::lookup_host((host, port)).await.map(Iterator::collect) })
-    })
 }
 
 /// The addresses of `host`, in the resolver's order.

@@ -27,6 +27,7 @@ mod client;
 mod connect;
 mod connection;
 mod exchange;
+mod lookup;
 mod message;
 mod origin;
 mod pool;

@@ -1,7 +1,7 @@
 //! A configured target, ready to use.
 
 use super::{
-    connect::{Lookup, by_system},
+    lookup::{Lookup, by_system},
     origin::{At, Url, split},
     tls,
 };
