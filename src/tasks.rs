@@ -16,6 +16,8 @@ pub struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
     running: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+    #[cfg(test)]
+    spawned: Arc<Mutex<Vec<tokio::task::AbortHandle>>>,
 }
 
 struct Counted {
@@ -45,7 +47,15 @@ impl Tasks {
             let _counted = counted;
             task.await;
         };
-        tokio::spawn(self.tracker.track_future(task.in_current_span()));
+        let _spawned = tokio::spawn(self.tracker.track_future(task.in_current_span()));
+        #[cfg(test)]
+        self.spawned.lock().unwrap_or_else(PoisonError::into_inner).push(_spawned.abort_handle());
+    }
+
+    /// As kill -9 does: no task goes on beyond where it waits now.
+    #[cfg(test)]
+    pub fn kill(&self) {
+        self.spawned.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|task| task.abort());
     }
 
     /// Fires when everything has to end.

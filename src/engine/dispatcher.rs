@@ -237,6 +237,7 @@ impl Engine {
                 }
             };
             tokio::select! {
+                biased;
                 () = self.tasks.stop().cancelled() => return,
                 () = self.dispatcher.wake.notified(), if !failed => {}
                 () = limited, if !failed => {}

@@ -52,10 +52,12 @@ impl Engine {
         let mut budget = Budget { since: 0, left: TEXT_BUDGET };
         loop {
             tokio::select! {
+                biased;
                 () = self.tasks.stop().cancelled() => return,
                 () = self.flusher.wake.notified() => {}
             }
             tokio::select! {
+                biased;
                 () = self.tasks.stop().cancelled() => return,
                 () = tokio::time::sleep(self.settings.flush_interval) => {}
             }

@@ -38,8 +38,11 @@ impl Map {
         }
     }
 
+    /// In the order of their ids.
     pub(super) fn all(&self) -> Vec<Arc<Live>> {
-        lock(&self.0).values().cloned().collect()
+        let mut all: Vec<Arc<Live>> = lock(&self.0).values().cloned().collect();
+        all.sort_by_key(|live| live.id);
+        all
     }
 
     pub(super) fn len(&self) -> usize {
@@ -405,6 +408,7 @@ impl Engine {
         let (engine, live) = (Arc::clone(self), Arc::clone(live));
         self.tasks.spawn("commit again", async move {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(Duration::from_millis(250)) => {}
                 () = engine.tasks.stop().cancelled() => {} // one last try
             }

@@ -42,6 +42,7 @@ impl Engine {
                 }
             };
             tokio::select! {
+                biased;
                 () = self.tasks.stop().cancelled() => return,
                 () = tokio::time::sleep(rest) => {}
             }

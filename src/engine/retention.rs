@@ -52,6 +52,7 @@ impl Engine {
                 }
             };
             tokio::select! {
+                biased;
                 () = self.tasks.stop().cancelled() => return,
                 () = tokio::time::sleep(rest) => {}
             }

@@ -64,6 +64,7 @@ impl Engine {
                 }
             };
             tokio::select! {
+                biased;
                 () = self.tasks.stop().cancelled() => return,
                 () = self.schedule.earlier.notified() => {}
                 () = tokio::time::sleep(rest) => {}

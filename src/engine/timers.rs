@@ -88,6 +88,7 @@ impl Engine {
             let rest =
                 next.map_or(Duration::from_secs(60), |at| Duration::from_millis(at.saturating_sub(now)));
             tokio::select! {
+                biased;
                 () = self.tasks.stop().cancelled() => return,
                 () = self.timers.earlier.notified() => {}
                 () = tokio::time::sleep(rest) => {}

@@ -43,6 +43,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`], or [`Error::Corrupt`] if one of them is.
     pub async fn list(&self, list: &List) -> Result<Vec<Record>, Error> {
+        simulated!(self, list(list));
         select::fetch(self.reader(), &statement(list), list.text, Some(list.limit)).await
     }
 }

@@ -25,12 +25,24 @@
 //! makes every second, succeeds. A row that cannot be understood fails the reads
 //! that meet it with [`Error::Corrupt`], and no other.
 
+/// In a simulation the tables are maps, see `model.rs`; else this is nothing.
+macro_rules! simulated {
+    ($store:expr, $call:ident($($argument:expr),*)) => {
+        #[cfg(test)]
+        if let Some(model) = &$store.shared.model {
+            return model.$call($($argument),*).await;
+        }
+    };
+}
+
 mod backup;
 mod commit;
 mod entity;
 mod error;
 mod existing;
 mod list;
+#[cfg(test)]
+pub(crate) mod model;
 mod open;
 mod payload;
 mod read;
@@ -81,6 +93,9 @@ pub struct Store {
 
 struct Shared {
     reader: DatabaseConnection,
+    /// Stands in for `reader` in a simulation.
+    #[cfg(test)]
+    model: Option<model::Model>,
     queue: mpsc::Sender<Item>,
     health: watch::Receiver<bool>,
     closing: CancellationToken,

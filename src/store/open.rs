@@ -61,6 +61,8 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
     let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
     let mut writer = Writer {
         db,
+        #[cfg(test)]
+        model: None,
         queue: receiver,
         batch: options.batch.max(1),
         health,
@@ -80,6 +82,8 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
     });
     let shared = Shared {
         reader,
+        #[cfg(test)]
+        model: None,
         queue,
         health: healthy,
         closing,

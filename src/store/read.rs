@@ -9,7 +9,7 @@ use super::{
     write::{AttemptRow, Ended, Existing, StartKey},
 };
 use crate::job::{JobId, Payload, Record, StateName};
-use crate::secret::{RootId, seal};
+use crate::secret::{Keyring, RootId, seal};
 use sea_orm::{
     ColumnTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _,
     sea_query::{Expr, ExprTrait as _, Func, Order, Query, SelectStatement},
@@ -104,12 +104,36 @@ pub(super) fn first_ended(state: StateName) -> SelectStatement {
     select
 }
 
+/// What was sealed of a job.
+pub(super) fn opened(keys: &Keyring, id: JobId, row: job_request::Model) -> Result<Payload, Error> {
+    let root = RootId::try_from(row.root_id).ok().and_then(|root| keys.find(root));
+    let root = root.ok_or_else(|| Error::corrupt(id, "sealed with a root key that is not given"))?;
+    let plain = seal::open(root, &id.to_bytes(), &row.sealed).map_err(|error| Error::corrupt(id, error))?;
+    let mut payload =
+        payload::decode(&plain).ok_or_else(|| Error::corrupt(id, "its payload is malformed"))?;
+    if let Some(sealed) = row.credentials {
+        let plain = seal::open(root, &payload::about_credentials(&id.to_bytes()), &sealed)
+            .map_err(|error| Error::corrupt(id, error))?;
+        let credentials = payload::decode_credentials(&plain);
+        payload.credentials =
+            Some(credentials.ok_or_else(|| Error::corrupt(id, "its credentials are malformed"))?);
+    }
+    Ok(payload)
+}
+
+/// Whose key it is.
+pub(super) fn started(row: &start_key::Model, key: &StartKey) -> Result<Existing, Error> {
+    let id = row::job_id(&row.job_id)?;
+    Ok(if row.request_hash == key.request { Existing::Same(id) } else { Existing::Other(id) })
+}
+
 impl Store {
     /// Those of these jobs that exist, in no order.
     ///
     /// # Errors
     /// [`Error::Unavailable`], or [`Error::Corrupt`] if one of them is.
     pub async fn records(&self, ids: &[JobId], text: bool) -> Result<Vec<Record>, Error> {
+        simulated!(self, records(ids, text));
         let mut found = Vec::with_capacity(ids.len());
         for ids in ids.chunks(CHUNK) {
             let mut select = select::records(text);
@@ -124,6 +148,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`], or [`Error::Corrupt`] if one of them is.
     pub async fn due(&self, now: i64, limit: u64) -> Result<Vec<Record>, Error> {
+        simulated!(self, due(now, limit));
         select::fetch(self.reader(), &due(now), false, Some(limit)).await
     }
 
@@ -132,6 +157,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn waiting(&self) -> Result<u64, Error> {
+        simulated!(self, waiting());
         let mut select = Query::select();
         let waiting = [StateName::Scheduled, StateName::Queued].map(|state| i64::from(state.number()));
         select
@@ -147,6 +173,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn next_due(&self) -> Result<Option<i64>, Error> {
+        simulated!(self, next_due());
         self.number(&next_due()).await
     }
 
@@ -156,6 +183,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`], or [`Error::Corrupt`] if one of them is.
     pub async fn claimable(&self, target: &str, limit: u64, except: &[JobId]) -> Result<Vec<Record>, Error> {
+        simulated!(self, claimable(target, limit, except));
         let select = claimable(target, except);
         select::fetch(self.reader(), &select, false, Some(limit)).await
     }
@@ -165,6 +193,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`], or [`Error::Corrupt`] if one of them is.
     pub async fn overdue(&self, now: i64, limit: u64) -> Result<Vec<Record>, Error> {
+        simulated!(self, overdue(now, limit));
         select::fetch(self.reader(), &overdue(now), false, Some(limit)).await
     }
 
@@ -173,6 +202,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn next_give_up(&self) -> Result<Option<i64>, Error> {
+        simulated!(self, next_give_up());
         self.number(&next_give_up()).await
     }
 
@@ -181,6 +211,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`], or [`Error::Corrupt`] if one of them is.
     pub async fn running(&self) -> Result<Vec<Record>, Error> {
+        simulated!(self, running());
         select::fetch(self.reader(), &running(), true, None).await
     }
 
@@ -189,6 +220,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`], or [`Error::Corrupt`].
     pub async fn ended_before(&self, state: StateName, at: i64, limit: u64) -> Result<Vec<JobId>, Error> {
+        simulated!(self, ended_before(state, at, limit));
         let found = select::run(self.reader(), &ended_before(state, at), Some(limit)).await?;
         found.iter().map(|found| row::job_id(&found.try_get_by_index::<Vec<u8>>(0)?)).collect()
     }
@@ -198,6 +230,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`].
     pub async fn first_ended(&self, state: StateName) -> Result<Option<i64>, Error> {
+        simulated!(self, first_ended(state));
         self.number(&first_ended(state)).await
     }
 
@@ -206,22 +239,9 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`], or [`Error::Corrupt`] if it does not open.
     pub async fn payload(&self, id: JobId) -> Result<Option<Payload>, Error> {
+        simulated!(self, payload(id, self.keys()));
         let found = job_request::Entity::find_by_id(id.to_bytes().to_vec()).all(self.reader()).await?;
-        let Some(row) = found.into_iter().next() else { return Ok(None) };
-        let root = RootId::try_from(row.root_id).ok().and_then(|root| self.keys().find(root));
-        let root = root.ok_or_else(|| Error::corrupt(id, "sealed with a root key that is not given"))?;
-        let plain =
-            seal::open(root, &id.to_bytes(), &row.sealed).map_err(|error| Error::corrupt(id, error))?;
-        let mut payload =
-            payload::decode(&plain).ok_or_else(|| Error::corrupt(id, "its payload is malformed"))?;
-        if let Some(sealed) = row.credentials {
-            let plain = seal::open(root, &payload::about_credentials(&id.to_bytes()), &sealed)
-                .map_err(|error| Error::corrupt(id, error))?;
-            let credentials = payload::decode_credentials(&plain);
-            payload.credentials =
-                Some(credentials.ok_or_else(|| Error::corrupt(id, "its credentials are malformed"))?);
-        }
-        Ok(Some(payload))
+        found.into_iter().next().map(|row| opened(self.keys(), id, row)).transpose()
     }
 
     /// Which job was started with this key: that of the same request, or of another
@@ -230,10 +250,9 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`], or [`Error::Corrupt`].
     pub async fn started_by(&self, key: &StartKey) -> Result<Option<Existing>, Error> {
+        simulated!(self, started_by(key));
         let found = start_key::Entity::find_by_id((key.caller.clone(), key.key.to_vec()));
-        let Some(row) = found.all(self.reader()).await?.into_iter().next() else { return Ok(None) };
-        let id = row::job_id(&row.job_id)?;
-        Ok(Some(if row.request_hash == key.request { Existing::Same(id) } else { Existing::Other(id) }))
+        found.all(self.reader()).await?.first().map(|row| started(row, key)).transpose()
     }
 
     /// The report that ended an attempt; None if none did.
@@ -241,6 +260,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`], or [`Error::Corrupt`].
     pub async fn ended_by(&self, id: JobId, attempt: u32) -> Result<Option<Ended>, Error> {
+        simulated!(self, ended_by(id, attempt));
         let key = (id.to_bytes().to_vec(), i64::from(attempt));
         let found = attempt::Entity::find_by_id(key).all(self.reader()).await?;
         let row = found.into_iter().next().map(row::attempt_row).transpose()?;
@@ -252,6 +272,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`], or [`Error::Corrupt`].
     pub async fn attempts(&self, id: JobId) -> Result<Vec<AttemptRow>, Error> {
+        simulated!(self, attempts(id));
         let found = attempt::Entity::find()
             .filter(attempt::Column::JobId.eq(id.to_bytes().to_vec()))
             .order_by_asc(attempt::Column::Attempt)

@@ -43,6 +43,9 @@ const MOST_BYTES: usize = 8 << 20;
 pub(super) struct Writer {
     /// The only connection that writes.
     pub db: DatabaseConnection,
+    /// Stands in for `db` in a simulation.
+    #[cfg(test)]
+    pub model: Option<super::model::Model>,
     pub queue: mpsc::Receiver<Item>,
     /// Most writes in a transaction.
     pub batch: usize,
@@ -141,6 +144,12 @@ impl Writer {
     }
 
     async fn commit(&mut self, rows: &[Rows]) -> Result<Vec<Outcome>, Error> {
+        #[cfg(test)]
+        if let Some(model) = &self.model {
+            let result = model.commit(rows).await;
+            self.heal(result.as_ref().err());
+            return result;
+        }
         let root = (!self.root_known).then(|| (self.root, self.clock.wall()));
         let result = commit(&self.db, rows, root).await.map_err(Error::from);
         if result.is_ok() {
@@ -155,6 +164,10 @@ impl Writer {
 
     /// A write that changes nothing but reaches the disk.
     async fn probe(&mut self) {
+        #[cfg(test)]
+        if let Some(model) = &self.model {
+            return self.heal(model.probe().await.err().as_ref());
+        }
         let result = self.db.execute_unprepared("PRAGMA user_version = 0").await;
         self.heal(result.map_err(Error::from).err().as_ref());
     }

@@ -4,7 +4,7 @@ use super::frame::{Frame, Subject};
 use super::inbox::{Closed, Inbox, Item};
 use crate::job::{JobId, Revision};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -26,7 +26,7 @@ struct Core<S> {
     inbox: Mutex<Inbox<S>>,
     /// While present states are being read: jobs that changed and did not match.
     /// What was read of them may be old, and nobody would say so again.
-    passed_over: Mutex<Option<HashSet<JobId>>>,
+    passed_over: Mutex<Option<BTreeSet<JobId>>>,
     wake: Notify,
 }
 
@@ -38,12 +38,13 @@ impl<S: Subject> Core<S> {
     }
 }
 
-type Watchers<S> = HashMap<u64, Arc<Core<S>>>;
+/// By their numbers: watchers are told in the order in which they came.
+type Watchers<S> = BTreeMap<u64, Arc<Core<S>>>;
 
 struct Registry<S> {
     by_job: HashMap<JobId, Watchers<S>>,
     by_filter: Watchers<S>,
-    all: HashMap<u64, Weak<Core<S>>>,
+    all: BTreeMap<u64, Weak<Core<S>>>,
     closed: bool,
 }
 
@@ -57,8 +58,8 @@ impl<S: Subject> Default for Hub<S> {
     fn default() -> Self {
         let registry = Registry {
             by_job: HashMap::new(),
-            by_filter: HashMap::new(),
-            all: HashMap::new(),
+            by_filter: BTreeMap::new(),
+            all: BTreeMap::new(),
             closed: false,
         };
         Self { registry: Mutex::new(registry), next: AtomicU64::new(0) }
@@ -78,7 +79,7 @@ impl<S: Subject> Hub<S> {
             number,
             matches,
             inbox: Mutex::new(inbox),
-            passed_over: Mutex::new(endless.then(HashSet::new)),
+            passed_over: Mutex::new(endless.then(BTreeSet::new)),
             wake: Notify::new(),
         });
         let mut registry = lock(&self.registry);

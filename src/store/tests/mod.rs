@@ -1,6 +1,7 @@
 //! The store's promises, each held on a file and in memory.
 
 mod list;
+mod model;
 mod opening;
 mod reading;
 mod schema;
@@ -56,6 +57,14 @@ async fn open(options: Options) -> Store {
     Store::open(options, Arc::new(StillClock), &Tasks::default()).await.expect("opened")
 }
 
+/// Runs a test on a file, in memory, and on the model of a simulation.
+async fn on_all(test: impl AsyncFn(Store)) {
+    on_both(&test).await;
+    let store = simulated();
+    test(store.clone()).await;
+    store.close().await;
+}
+
 /// Runs a test on a file and in memory.
 async fn on_both(test: impl AsyncFn(Store)) {
     let folder = tempfile::tempdir().expect("a folder");
@@ -64,6 +73,12 @@ async fn on_both(test: impl AsyncFn(Store)) {
         test(store.clone()).await;
         store.close().await;
     }
+}
+
+fn simulated() -> Store {
+    let fate = Arc::new(super::model::Kind);
+    let clock = Arc::new(StillClock);
+    Store::simulated(&Default::default(), fate, options(String::new()), clock, &Tasks::default())
 }
 
 fn rules() -> Rules {
