@@ -41,8 +41,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// JobControl's server once more, with frames of a watch that are encoded
-/// already: their bytes are shared by all who watch a job.
+/// JobControl's server once more, with answers that are encoded already: the bytes
+/// of a job's state are shared by all who ask for it.
 fn frames(out: &Path, mut descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
     for file in &mut descriptors.file {
         file.service.retain(|service| service.name() == "JobControl");
@@ -53,7 +53,9 @@ fn frames(out: &Path, mut descriptors: FileDescriptorSet) -> Result<(), Box<dyn 
         .out_dir(folder)
         .build_client(false)
         .build_server(true)
-        .extern_path(".backjob.v1.WatchStatusResponse", "crate::rpc::frame::WatchFrame")
+        .extern_path(".backjob.v1.StartResponse", "crate::rpc::frame::JobFrame")
+        .extern_path(".backjob.v1.GetStatusResponse", "crate::rpc::frame::JobFrame")
+        .extern_path(".backjob.v1.WatchStatusResponse", "crate::rpc::frame::JobFrame")
         .extern_path(".backjob.v1.RunResponse", "crate::rpc::frame::RunFrame")
         .extern_path(".backjob.v1", "crate::proto::v1")
         .extern_path(".google.rpc", "::tonic_types::pb")

@@ -248,6 +248,7 @@ fn engine_settings(config: &Config, targets: &[Target]) -> engine::Settings {
             config::MergePolicy::Never => MergePolicy::Never,
         },
         max_pending: jobs.max_pending,
+        cache: usize::try_from(config.server.cache.0).unwrap_or(usize::MAX),
         retention: engine::Retention {
             succeeded: config.retention.succeeded.map(millis),
             all: config.retention.all.map(millis),

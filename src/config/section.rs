@@ -65,6 +65,9 @@ section! {
         shutdown_grace: Duration = Duration::from_secs(10),
         /// Worker threads, at most 1,024; 0 means one a core. Default: 0.
         threads: usize = 0,
+        /// Memory for states of jobs that callers were shown lately; 0 reads the
+        /// tables each time. Default: 32 MiB.
+        cache: Size = Size(32 << 20),
     }
 }
 

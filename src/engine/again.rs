@@ -1,6 +1,6 @@
 //! After a job has ended: it may run again, or be erased.
 
-use super::{Engine, Error, start::Stored};
+use super::{Engine, Error, Shown, start::Stored};
 use crate::{
     job::{
         Job, JobId, Record, Rules, Spec,
@@ -26,10 +26,10 @@ pub struct Again {
 
 impl Engine {
     /// A job that has ended, as stored.
-    async fn ended(&self, id: JobId) -> Result<Record, Error> {
-        let record = self.get(id).await?;
-        let state = record.job.state_name();
-        if state.is_final() { Ok(record) } else { Err(Error::NotFinal { id, state }) }
+    async fn ended(&self, id: JobId) -> Result<Shown, Error> {
+        let shown = self.get(id).await?;
+        let state = shown.subject.job.state_name();
+        if state.is_final() { Ok(shown) } else { Err(Error::NotFinal { id, state }) }
     }
 
     /// Runs a job that has ended once more, as a new one that names its origin.
@@ -44,7 +44,7 @@ impl Engine {
         id: JobId,
         again: Again,
         created_by: &str,
-    ) -> Result<Record, Error> {
+    ) -> Result<Shown, Error> {
         if self.is_draining() {
             return Err(Error::Draining);
         }
@@ -57,7 +57,8 @@ impl Engine {
                 Some(Existing::Joined(_) | Existing::Taken(_)) | None => {}
             }
         }
-        let origin = self.ended(id).await?;
+        let ended = self.ended(id).await?;
+        let origin = &ended.subject;
         let target = self.settings.targets.get(&origin.spec.target);
         let target = target.ok_or_else(|| Error::UnknownTarget(origin.spec.target.clone()))?;
         let Again { run_as, cookies, .. } = again;
@@ -91,11 +92,12 @@ impl Engine {
             job: Job::new(Arc::clone(&spec.rules), now.wall, now),
             spec: Arc::new(spec),
         };
-        match self.insert(New { record: record.clone(), payload, merge: None, start_key }).await? {
+        match self.insert(New { record, payload, merge: None, start_key }).await? {
             Stored::Existing(Existing::Same(id)) => self.get(id).await,
             Stored::Existing(Existing::Other(id)) => Err(Error::KeyMismatch(id)),
             // Without a merge key there is nothing to join.
-            Stored::Made | Stored::Existing(Existing::Joined(_) | Existing::Taken(_)) => Ok(record),
+            Stored::Existing(Existing::Joined(id) | Existing::Taken(id)) => self.get(id).await,
+            Stored::Made(shown) => Ok(shown),
         }
     }
 
@@ -120,7 +122,10 @@ impl Engine {
             Write::Delete(ids.clone()),
             Box::new(move |result| {
                 if result == Ok(Outcome::Done) {
-                    ids.into_iter().for_each(|id| engine.hub.deleted(id));
+                    for id in ids {
+                        engine.recent.forget(id);
+                        engine.hub.deleted(id);
+                    }
                 }
                 let _ = sender.send(result); // whoever hung up is not told
             }),

@@ -321,6 +321,7 @@ impl Engine {
             Write::Update(Box::new(update)),
             Box::new(move |result| {
                 engine.dispatcher.claimed(&target, id);
+                engine.recent.forget(id);
                 match (result, row) {
                     (Ok(Outcome::Done), Some(row)) => engine.begin_attempt(record, row, payload, slot),
                     (Ok(Outcome::Done), None) => engine.given_up(record),

@@ -58,13 +58,14 @@ impl Engine {
     /// # Errors
     /// Not found, unavailable.
     pub async fn explain(&self, id: JobId) -> Result<Vec<Fact>, Error> {
-        let record = self.get(id).await?;
+        let shown = self.get(id).await?;
+        let record = &shown.subject;
         let attempts = self.store.attempts(id).await?;
         let job = &record.job;
         let mut facts = match job.state_name() {
-            StateName::Scheduled => vec![scheduled(&record)],
-            StateName::Queued => self.queued(&record),
-            StateName::Running => self.runs(&record),
+            StateName::Scheduled => vec![scheduled(record)],
+            StateName::Queued => self.queued(record),
+            StateName::Running => self.runs(record),
             StateName::Succeeded => vec![Fact::new("SUCCEEDED", "the action finished").since(job.ended_at)],
             StateName::Cancelled => vec![Fact::new("CANCELLED", "CancelJob ended it").since(job.ended_at)],
             StateName::Failed => Vec::new(),

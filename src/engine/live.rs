@@ -159,6 +159,12 @@ impl Live {
         self.record(if text { job.clone() } else { job.without_text() })
     }
 
+    /// Which state callers are shown.
+    pub(super) fn shown_revision(&self) -> Revision {
+        let inner = lock(&self.inner);
+        inner.before.as_ref().unwrap_or(&inner.job).revision
+    }
+
     pub(super) fn spec(&self) -> &crate::job::Spec {
         &self.shown.spec
     }
@@ -365,7 +371,16 @@ impl Engine {
         }
         let revision = inner.job.revision;
         inner.saved(self, live, Some(revision));
-        self.publish(live, &inner);
+        self.recent.forget(live.id);
+        if inner.job.state_name().is_final() {
+            let shown = Arc::new(crate::watch::Frame::new(live.record(inner.job.clone())));
+            self.recent.put(&shown);
+            if self.hub.is_watched(live.id) {
+                self.hub.publish(&shown);
+            }
+        } else {
+            self.publish(live, &inner);
+        }
         for waiting in inner.waiting.drain(..) {
             let _ = waiting.send(Ok(())); // whoever hung up is not told
         }
@@ -430,6 +445,7 @@ impl Engine {
                 Ok(_) => {
                     tracing::error!(job = %live.id, "the job was changed or deleted in the tables by another hand");
                     engine.live.remove(&live);
+                    engine.recent.forget(live.id);
                     let mut inner = lock(&live.inner);
                     inner.failing = true;
                     inner.slot = None;

@@ -34,6 +34,7 @@ mod explain;
 mod flusher;
 mod live;
 mod read;
+mod recent;
 mod recovery;
 mod report;
 mod reseal;
@@ -48,6 +49,7 @@ pub use again::Again;
 pub use error::Error;
 pub use explain::Fact;
 pub use read::Filter;
+pub use recent::Shown;
 pub use report::{Acknowledged, Reporting};
 pub use retention::Retention;
 pub use start::Started;
@@ -122,6 +124,8 @@ pub struct Settings {
     pub max_pending: u64,
     /// How long ended jobs are kept.
     pub retention: Retention,
+    /// Memory for states that callers were shown lately, bytes; 0 for none.
+    pub cache: usize,
     /// Targets by name.
     pub targets: BTreeMap<String, TargetSettings>,
 }
@@ -150,6 +154,7 @@ pub struct Engine {
     settings: Settings,
     hub: Arc<Hub<Record>>,
     live: live::Map,
+    recent: recent::Recent,
     dispatcher: dispatcher::Dispatcher,
     schedule: schedule::Schedule,
     timers: timers::Timers,
@@ -172,6 +177,7 @@ impl Engine {
             timers: timers::Timers::default(),
             flusher: flusher::Flusher::default(),
             live: live::Map::default(),
+            recent: recent::Recent::new(settings.cache),
             hub: Arc::default(),
             draining: AtomicBool::new(false),
             pending: AtomicU64::new(0),

@@ -1,8 +1,8 @@
 //! What callers see: one job, many jobs, and a watch over them.
 
-use super::{Engine, Error};
+use super::{Engine, Error, Shown};
 use crate::{
-    job::{JobId, Record, Revision, StateName},
+    job::{JobId, Record, Revision, State, StateName},
     store::{AttemptRow, List},
     watch::{Closed, Frame, MAX_JOBS, Subject, Watcher},
 };
@@ -80,11 +80,28 @@ impl Engine {
     ///
     /// # Errors
     /// Not found, unavailable.
-    pub async fn get(&self, id: JobId) -> Result<Record, Error> {
+    pub async fn get(&self, id: JobId) -> Result<Shown, Error> {
+        let recent = self.recent.get(id);
         if let Some(live) = self.live.get(id) {
-            return Ok(live.snapshot(true));
+            return Ok(match recent.filter(|shown| shown.subject.job.revision == live.shown_revision()) {
+                Some(shown) => shown,
+                None => {
+                    let shown = Arc::new(Frame::new(live.snapshot(true)));
+                    self.recent.put(&shown);
+                    shown
+                }
+            });
         }
-        self.store.records(&[id], true).await?.into_iter().next().ok_or(Error::NotFound(id))
+        if let Some(shown) = recent {
+            return Ok(shown);
+        }
+        let before = self.recent.before_read();
+        let record = self.store.records(&[id], true).await?.into_iter().next().ok_or(Error::NotFound(id))?;
+        let shown = Arc::new(Frame::new(record));
+        if !matches!(shown.subject.job.state, State::Running(_)) {
+            self.recent.put_read(&shown, before);
+        }
+        Ok(shown)
     }
 
     /// The attempts of a job, the first one first. What is only in memory yet of

@@ -1,6 +1,6 @@
 //! A job begins, and may be cancelled.
 
-use super::{Engine, Error, live::Uncommitted};
+use super::{Engine, Error, Shown, live::Uncommitted};
 use crate::{
     job::{
         Event, Job, JobId, MergeClass, MergePolicy, Payload, Record, Refused, Spec, State,
@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 pub struct Started {
     /// As stored.
-    pub record: Record,
+    pub shown: Shown,
     /// Whether it is an earlier job that was joined.
     pub merged: bool,
 }
@@ -27,7 +27,7 @@ const LOOKS: u32 = 1_000;
 
 /// What becomes of a Start in the tables.
 pub(super) enum Stored {
-    Made,
+    Made(Shown),
     Existing(Existing),
 }
 
@@ -83,17 +83,16 @@ impl Engine {
                 job: Job::new(Arc::clone(&spec.rules), scheduled_at, now),
                 spec: Arc::clone(&spec),
             };
-            let new =
-                New { record: record.clone(), payload: payload.clone(), merge, start_key: start_key.clone() };
+            let new = New { record, payload: payload.clone(), merge, start_key: start_key.clone() };
             let (id, merged) = match self.insert(new).await? {
-                Stored::Made => return Ok(Started { record, merged: false }),
+                Stored::Made(shown) => return Ok(Started { shown, merged: false }),
                 Stored::Existing(Existing::Joined(id)) => (id, true),
                 Stored::Existing(Existing::Same(id)) => (id, false),
                 Stored::Existing(Existing::Taken(id)) => return Err(Error::Duplicate(id)),
                 Stored::Existing(Existing::Other(id)) => return Err(Error::KeyMismatch(id)),
             };
             match self.get(id).await {
-                Ok(record) => return Ok(Started { record, merged }),
+                Ok(shown) => return Ok(Started { shown, merged }),
                 Err(Error::NotFound(_)) => {} // erased since: there is nothing to join any more
                 Err(error) => return Err(error),
             }
@@ -159,7 +158,8 @@ impl Engine {
             return Err(Error::TooManyPending(self.settings.max_pending));
         }
         let (sender, done) = oneshot::channel();
-        let (engine, record, payload) = (Arc::clone(self), new.record.clone(), new.payload.clone());
+        let (engine, payload) = (Arc::clone(self), new.payload.clone());
+        let shown = Arc::new(Frame::new(new.record.clone()));
         permit.write(
             Write::Insert(Box::new(new)),
             Box::new(move |result| {
@@ -172,8 +172,8 @@ impl Engine {
                         Ok(Stored::Existing(existing))
                     }
                     Ok(Outcome::Done | Outcome::Lost) => {
-                        engine.begins(record, payload);
-                        Ok(Stored::Made)
+                        engine.begins(&shown, payload);
+                        Ok(Stored::Made(shown))
                     }
                     Err(error) => {
                         engine.one_less_waits();
@@ -188,6 +188,7 @@ impl Engine {
 
     /// On the writer's side: a Start joined this job.
     fn joined(self: &Arc<Self>, id: JobId) {
+        self.recent.forget(id);
         if let Some(live) = self.live.get(id) {
             return live.joined(self);
         }
@@ -211,11 +212,12 @@ impl Engine {
     }
 
     /// On the writer's side: a new job is durable.
-    fn begins(self: &Arc<Self>, record: Record, payload: Payload) {
-        if self.hub.is_watched(record.id) {
-            self.hub.publish(&Arc::new(Frame::new(record.clone())));
+    fn begins(self: &Arc<Self>, shown: &Shown, payload: Payload) {
+        self.recent.put(shown);
+        if self.hub.is_watched(shown.subject.id) {
+            self.hub.publish(shown);
         }
-        self.waits(record, Some(payload));
+        self.waits(shown.subject.clone(), Some(payload));
     }
 
     /// A waiting job is in the tables: whoever carries it on should know.
@@ -284,6 +286,7 @@ impl Engine {
             Box::new(move |result| {
                 let won = result.map(|outcome| {
                     let won = outcome == Outcome::Done;
+                    engine.recent.forget(changed.id);
                     if won {
                         if changed.job.state_name().is_final() {
                             engine.one_less_waits();

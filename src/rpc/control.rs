@@ -4,17 +4,17 @@ use super::{
     Service,
     auth::{self, Caller},
     convert,
-    frame::{RunFrame, server::job_control_server::JobControl},
+    frame::{JobFrame, RunFrame, server::job_control_server::JobControl},
     mask::Mask,
     page, status,
     watch::{self, Frames, Text},
 };
 use crate::{
-    engine::Error,
+    engine::{Error, Started},
     job::{JobId, Revision},
     proto::v1,
     secret::WatchToken,
-    watch::MAX_JOBS,
+    watch::{MAX_JOBS, TextMode},
 };
 use futures_util::{Stream, StreamExt as _, future::join_all, stream};
 use prost::Message as _;
@@ -30,24 +30,26 @@ const BATCH: usize = 1_000;
 
 #[tonic::async_trait]
 impl JobControl for Service {
-    async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<v1::StartResponse>, Status> {
+    async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<JobFrame>, Status> {
         let caller = Caller::of(request.extensions())?.clone();
         let cookies = auth::cookies(request.metadata());
-        self.start_one(request.into_inner(), &cookies, caller.name()).await.map(Response::new)
+        let started = self.start_one(request.into_inner(), &cookies, caller.name()).await?;
+        Ok(Response::new(self.started(&started)))
     }
 
-    async fn get_status(
-        &self,
-        request: Request<v1::GetStatusRequest>,
-    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+    async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<JobFrame>, Status> {
         let caller = Caller::of(request.extensions())?.clone();
         let request = request.into_inner();
         let id = convert::job_id("job_id", &request.job_id)?;
         caller.may_see(&[id], false)?;
         let mask = Mask::read(request.read_mask)?;
-        let record = self.engine.get(id).await.map_err(status::of)?;
-        let job = mask.apply(convert::job(&record, true));
-        Ok(Response::new(v1::GetStatusResponse { job: Some(job) }))
+        let shown = self.engine.get(id).await.map_err(status::of)?;
+        Ok(Response::new(if mask.is_everything() {
+            JobFrame::of_job(&shown, TextMode::Full, &())
+        } else {
+            let job = mask.apply(convert::job(&shown.subject, true));
+            JobFrame::own(&v1::GetStatusResponse { job: Some(job) })
+        }))
     }
 
     type WatchStatusStream = Frames;
@@ -91,10 +93,10 @@ impl JobControl for Service {
             .start_one(start, &cookies, caller.name())
             .await
             .map_err(|refused| status::within("start", &refused))?;
-        let id =
-            convert::job_id("job.id", &started.job.as_ref().map(|job| job.id.clone()).unwrap_or_default())?;
+        let id = started.shown.subject.id;
         // It is stored: that is said first, whatever becomes of the watch.
-        let first = stream::once(async { Ok(RunFrame::started(started)) });
+        let first = RunFrame::started(self.started(&started));
+        let first = stream::once(async { Ok(first) });
         let watcher = self.engine.watch(&[id], None, None, text != Text::None).await;
         let rest: Self::RunStream = match watcher {
             Ok(watcher) => {
@@ -120,8 +122,11 @@ impl JobControl for Service {
         let answers =
             join_all(requests.into_iter().map(|request| self.start_one(request, &cookies, caller.name())))
                 .await;
-        let result = |answer| match answer {
-            Ok(response) => v1::batch_start_result::Result::Response(response),
+        let result = |answer: Result<Started, Status>| match answer {
+            Ok(started) => v1::batch_start_result::Result::Response(v1::StartResponse {
+                job: Some(convert::job(&started.shown.subject, true)),
+                ..self.beside(&started)
+            }),
             Err(refused) => v1::batch_start_result::Result::Error(status::as_message(&refused)),
         };
         let results =
@@ -188,8 +193,8 @@ impl JobControl for Service {
         let request = request.into_inner();
         let id = convert::job_id("job_id", &request.job_id)?;
         let again = convert::again(request, cookies).map_err(status::invalid_all)?;
-        let record = self.engine.run_again(id, again, caller.name()).await.map_err(status::of)?;
-        Ok(Response::new(v1::RetryJobResponse { job: Some(convert::job(&record, true)) }))
+        let shown = self.engine.run_again(id, again, caller.name()).await.map_err(status::of)?;
+        Ok(Response::new(v1::RetryJobResponse { job: Some(convert::job(&shown.subject, true)) }))
     }
 
     async fn delete_job(
@@ -228,7 +233,7 @@ impl Service {
         request: v1::StartRequest,
         cookies: &str,
         caller: &str,
-    ) -> Result<v1::StartResponse, Status> {
+    ) -> Result<Started, Status> {
         // Maps are sorted, so that equal requests are the same bytes.
         let keyed = !request.idempotency_key.is_empty();
         let mut bytes = if keyed { request.encode_to_vec() } else { Vec::new() };
@@ -236,10 +241,17 @@ impl Service {
             bytes.extend(cookies.as_bytes()); // they may say who it is for
         }
         let draft = convert::draft(request, cookies.to_owned()).map_err(status::invalid_all)?;
-        let started = self.engine.start(draft, &bytes, caller).await.map_err(status::of)?;
-        let job = Some(convert::job(&started.record, true));
-        let watch_token = WatchToken { job: started.record.id }.mint(&self.keys);
-        Ok(v1::StartResponse { job, merged: started.merged, watch_token })
+        self.engine.start(draft, &bytes, caller).await.map_err(status::of)
+    }
+
+    fn started(&self, started: &Started) -> JobFrame {
+        JobFrame::of_job(&started.shown, TextMode::Full, &self.beside(started))
+    }
+
+    /// What a Start is answered beside the job.
+    fn beside(&self, started: &Started) -> v1::StartResponse {
+        let watch_token = WatchToken { job: started.shown.subject.id }.mint(&self.keys);
+        v1::StartResponse { job: None, merged: started.merged, watch_token }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A frame of a watch, as bytes that are shared by all who are sent them.
+//! A job's state in an answer, as bytes that are shared by all who are sent them.
 
 use crate::{job::Record, proto::v1, watch::Frame, watch::TextMode};
 use bytes::{Buf, BufMut, Bytes};
@@ -7,21 +7,23 @@ use prost::{
     encoding::{DecodeContext, WireType, message, skip_field},
 };
 
-/// The number of `RunResponse.status`.
+/// The numbers of `RunResponse.started` and `RunResponse.status`.
+const STARTED: u32 = 1;
 const STATUS: u32 = 2;
 
-/// A `WatchStatusResponse` in its encoded form: the job's bytes, which many
-/// streams share, and those of this stream alone. Parts of a message may be
-/// concatenated (protobuf encoding, "last one wins").
+/// A `WatchStatusResponse`, `GetStatusResponse` or `StartResponse` in its encoded
+/// form: field 1, the job, whose bytes all of them share, and what is of this answer
+/// alone. Parts of a message may be concatenated (protobuf encoding, "last one
+/// wins").
 #[derive(Debug, Clone, Default)]
-pub struct WatchFrame {
+pub struct JobFrame {
     shared: Bytes,
     own: Bytes,
 }
 
-impl WatchFrame {
+impl JobFrame {
     /// A frame of a job that is encoded once for each text mode.
-    pub fn of_job(frame: &Frame<Record>, mode: TextMode, own: &v1::WatchStatusResponse) -> Self {
+    pub fn of_job(frame: &Frame<Record>, mode: TextMode, own: &impl Message) -> Self {
         let shared = frame.bytes(mode, |record| {
             let job = super::convert::job(record, mode == TextMode::Full);
             v1::WatchStatusResponse { job: Some(job), ..Default::default() }.encode_to_vec().into()
@@ -29,13 +31,13 @@ impl WatchFrame {
         Self { shared, own: own.encode_to_vec().into() }
     }
 
-    /// A frame of this stream alone.
-    pub fn own(own: &v1::WatchStatusResponse) -> Self {
+    /// An answer of which nothing is shared.
+    pub fn own(own: &impl Message) -> Self {
         Self { shared: Bytes::new(), own: own.encode_to_vec().into() }
     }
 }
 
-impl Message for WatchFrame {
+impl Message for JobFrame {
     fn encode_raw(&self, buffer: &mut impl BufMut) {
         buffer.put_slice(&self.shared);
         buffer.put_slice(&self.own);
@@ -64,28 +66,31 @@ impl Message for WatchFrame {
 /// A `RunResponse` in its encoded form: what was started, or a frame of its watch.
 #[derive(Debug, Clone, Default)]
 pub struct RunFrame {
-    started: Bytes,
-    status: Option<WatchFrame>,
+    started: Option<JobFrame>,
+    status: Option<JobFrame>,
 }
 
 impl RunFrame {
     /// The first one.
-    pub fn started(response: v1::StartResponse) -> Self {
-        let message = v1::RunResponse { started: Some(response), status: None };
-        Self { started: message.encode_to_vec().into(), status: None }
+    pub fn started(response: JobFrame) -> Self {
+        Self { started: Some(response), status: None }
     }
 
     /// All others.
-    pub fn status(frame: WatchFrame) -> Self {
-        Self { started: Bytes::new(), status: Some(frame) }
+    pub fn status(frame: JobFrame) -> Self {
+        Self { started: None, status: Some(frame) }
+    }
+
+    fn numbered(&self) -> impl Iterator<Item = (u32, &JobFrame)> {
+        let frames = [(STARTED, &self.started), (STATUS, &self.status)];
+        frames.into_iter().filter_map(|(number, frame)| Some((number, frame.as_ref()?)))
     }
 }
 
 impl Message for RunFrame {
     fn encode_raw(&self, buffer: &mut impl BufMut) {
-        buffer.put_slice(&self.started);
-        if let Some(status) = &self.status {
-            message::encode(STATUS, status, buffer);
+        for (number, frame) in self.numbered() {
+            message::encode(number, frame, buffer);
         }
     }
 
@@ -101,8 +106,7 @@ impl Message for RunFrame {
     }
 
     fn encoded_len(&self) -> usize {
-        let status = self.status.as_ref().map_or(0, |status| message::encoded_len(STATUS, status));
-        self.started.len() + status
+        self.numbered().map(|(number, frame)| message::encoded_len(number, frame)).sum()
     }
 
     fn clear(&mut self) {
@@ -127,7 +131,7 @@ mod tests {
             ..Default::default()
         };
         let own = v1::WatchStatusResponse { synced: true, skipped: 3, ..Default::default() };
-        let frame = WatchFrame { shared: shared.encode_to_vec().into(), own: own.encode_to_vec().into() };
+        let frame = JobFrame { shared: shared.encode_to_vec().into(), own: own.encode_to_vec().into() };
         let decoded = v1::WatchStatusResponse::decode(frame.encode_to_vec().as_slice()).expect("one message");
         assert_eq!(decoded.job.map(|job| job.id), Some("a".into()));
         assert_eq!((decoded.synced, decoded.skipped), (true, 3));
@@ -138,8 +142,11 @@ mod tests {
         let response = v1::StartResponse { merged: true, ..Default::default() };
         let own = v1::WatchStatusResponse { synced: true, ..Default::default() };
         for (frame, expected) in [
-            (RunFrame::started(response.clone()), v1::RunResponse { started: Some(response), status: None }),
-            (RunFrame::status(WatchFrame::own(&own)), v1::RunResponse { started: None, status: Some(own) }),
+            (
+                RunFrame::started(JobFrame::own(&response)),
+                v1::RunResponse { started: Some(response), status: None },
+            ),
+            (RunFrame::status(JobFrame::own(&own)), v1::RunResponse { started: None, status: Some(own) }),
         ] {
             let bytes = frame.encode_to_vec();
             assert_eq!(bytes.len(), frame.encoded_len());

@@ -36,6 +36,11 @@ impl Mask {
         Ok(Self((!all).then_some(fields)))
     }
 
+    /// Whether nothing is left out.
+    pub fn is_everything(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Whether a top-level field is among them.
     pub fn has(&self, name: &str) -> bool {
         match (&self.0, &*JOB) {

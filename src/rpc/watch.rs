@@ -1,6 +1,6 @@
 //! The stream of one watch: from what the hub says to frames.
 
-use super::{convert, frame::WatchFrame, status};
+use super::{convert, frame::JobFrame, status};
 use crate::{
     clock::Clock,
     engine::Error,
@@ -13,7 +13,7 @@ use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
 use tonic::Status;
 
 /// The frames of one watch.
-pub type Frames = Pin<Box<dyn Stream<Item = Result<WatchFrame, Status>> + Send>>;
+pub type Frames = Pin<Box<dyn Stream<Item = Result<JobFrame, Status>> + Send>>;
 
 /// How much text a stream carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,13 +46,13 @@ pub fn frames(watcher: Watcher<Record>, clock: Arc<dyn Clock>, heartbeat: Durati
 }
 
 impl Watch {
-    async fn next(&mut self) -> Option<Result<WatchFrame, Status>> {
+    async fn next(&mut self) -> Option<Result<JobFrame, Status>> {
         if self.over {
             return None;
         }
         let item = match tokio::time::timeout(self.heartbeat, self.watcher.next()).await {
             Ok(item) => item,
-            Err(_) => return Some(Ok(WatchFrame::own(&self.own()))),
+            Err(_) => return Some(Ok(JobFrame::own(&self.own()))),
         };
         match item {
             Ok(item) => Some(Ok(self.frame(item))),
@@ -69,14 +69,14 @@ impl Watch {
         v1::WatchStatusResponse { server_time, ..Default::default() }
     }
 
-    fn frame(&mut self, item: Item<Record>) -> WatchFrame {
+    fn frame(&mut self, item: Item<Record>) -> JobFrame {
         let mut own = self.own();
         match item {
             Item::Changed(frame, skipped) => {
                 own.skipped = skipped;
                 return match self.text {
-                    Text::None => WatchFrame::of_job(&frame, TextMode::None, &own),
-                    Text::Full => WatchFrame::of_job(&frame, TextMode::Full, &own),
+                    Text::None => JobFrame::of_job(&frame, TextMode::None, &own),
+                    Text::Full => JobFrame::of_job(&frame, TextMode::Full, &own),
                     Text::Delta => self.delta(&frame, own),
                 };
             }
@@ -87,10 +87,10 @@ impl Watch {
             }
             Item::Synced => own.synced = true,
         }
-        WatchFrame::own(&own)
+        JobFrame::own(&own)
     }
 
-    fn delta(&mut self, frame: &Frame<Record>, mut own: v1::WatchStatusResponse) -> WatchFrame {
+    fn delta(&mut self, frame: &Frame<Record>, mut own: v1::WatchStatusResponse) -> JobFrame {
         let record = &frame.subject;
         let text = &record.job.text;
         let sent = self.sent.get(&record.id).filter(|(attempt, _)| *attempt == record.job.attempt);
@@ -107,6 +107,6 @@ impl Watch {
         } else {
             self.sent.insert(record.id, (record.job.attempt, text.cursor()));
         }
-        WatchFrame::own(&own)
+        JobFrame::own(&own)
     }
 }
