@@ -9,7 +9,7 @@ async fn listed(store: &Store, list: List) -> Vec<JobId> {
 
 #[tokio::test]
 async fn every_filter_finds_its_own_and_all_must_hold() {
-    on_both(async |store| {
+    on_each(async |store| {
         let plain = added(&store, job(1)).await;
         let labelled = job_with(2, rules(), NOW, |spec| {
             spec.labels = BTreeMap::from([("team".into(), "a".into()), ("env".into(), "live".into())]);
@@ -62,7 +62,7 @@ async fn every_filter_finds_its_own_and_all_must_hold() {
 
 #[tokio::test]
 async fn pages_are_stable_while_jobs_are_added() {
-    on_both(async |store| {
+    on_each(async |store| {
         let label = |spec: &mut Spec| {
             spec.labels.insert("team".into(), "a".into());
         };
@@ -96,7 +96,7 @@ async fn pages_are_stable_while_jobs_are_added() {
 
 #[tokio::test]
 async fn text_is_listed_only_if_it_is_asked_for() {
-    on_both(async |store| {
+    on_each(async |store| {
         let mut record = added(&store, job(1)).await;
         happens(&store, &mut record, Event::Claim, at(NOW + 10)).await;
         happens(&store, &mut record, Event::Of(1, says("half")), at(NOW + 20)).await;

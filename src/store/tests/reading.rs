@@ -5,7 +5,7 @@ use crate::{job::State, store::Ended};
 
 #[tokio::test]
 async fn what_is_due_comes_earliest_first() {
-    on_both(async |store| {
+    on_each(async |store| {
         assert_eq!(store.next_due().await, Ok(None));
         added(&store, job(1)).await; // QUEUED at once
         let waits = |n, span| job_with(n, rules(), NOW + span, |_| {});
@@ -22,7 +22,7 @@ async fn what_is_due_comes_earliest_first() {
 
 #[tokio::test]
 async fn the_most_urgent_is_claimed_first() {
-    on_both(async |store| {
+    on_each(async |store| {
         let with = |n, priority, at: i64, target: &'static str| {
             job_with(n, rules(), NOW + at, move |spec| {
                 spec.priority = priority;
@@ -48,7 +48,7 @@ async fn the_most_urgent_is_claimed_first() {
 
 #[tokio::test]
 async fn a_waiting_job_is_overdue_by_the_rule_that_holds_for_it() {
-    on_both(async |store| {
+    on_each(async |store| {
         assert_eq!(store.next_give_up().await, Ok(None));
         let expires = Rules { expire_at: Some(NOW + 500), max_duration: Some(2_000), ..rules() };
         let mut tried = added(&store, job_with(1, expires.clone(), NOW, |_| {})).await;
@@ -70,7 +70,7 @@ async fn a_waiting_job_is_overdue_by_the_rule_that_holds_for_it() {
 
 #[tokio::test]
 async fn a_running_job_comes_back_with_its_attempt() {
-    on_both(async |store| {
+    on_each(async |store| {
         let mut record = added(&store, job(1)).await;
         added(&store, job(2)).await;
         happens(&store, &mut record, Event::Claim, at(NOW + 10)).await;
@@ -98,7 +98,7 @@ async fn a_running_job_comes_back_with_its_attempt() {
 
 #[tokio::test]
 async fn the_report_that_ended_an_attempt_is_known() {
-    on_both(async |store| {
+    on_each(async |store| {
         let mut record = added(&store, job(1)).await;
         assert_eq!(store.attempts(record.id).await, Ok(vec![]));
         let mut expected = Vec::new();
@@ -131,7 +131,7 @@ async fn the_report_that_ended_an_attempt_is_known() {
 
 #[tokio::test]
 async fn a_new_attempt_begins_without_the_text_of_the_last() {
-    on_both(async |store| {
+    on_each(async |store| {
         let mut record = added(&store, job(1)).await;
         happens(&store, &mut record, Event::Claim, at(NOW + 10)).await;
         happens(&store, &mut record, Event::Of(1, says("first")), at(NOW + 20)).await;

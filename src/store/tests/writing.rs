@@ -5,7 +5,7 @@ use crate::job::{Detail, Output, transition::End};
 
 #[tokio::test]
 async fn what_is_inserted_reads_back_equal() {
-    on_both(async |store| {
+    on_each(async |store| {
         let mut record = job_with(1, rules(), NOW + 60_000, |spec| {
             spec.labels = BTreeMap::from([("team".into(), "a".into())]);
         });
@@ -26,7 +26,7 @@ async fn what_is_inserted_reads_back_equal() {
 
 #[tokio::test]
 async fn a_job_is_followed_from_claim_to_end() {
-    on_both(async |store| {
+    on_each(async |store| {
         let mut record = added(&store, job(1)).await;
         happens(&store, &mut record, Event::Claim, at(NOW + 10)).await;
         let report = Report {
@@ -51,7 +51,7 @@ async fn a_job_is_followed_from_claim_to_end() {
 
 #[tokio::test]
 async fn who_comes_from_another_revision_loses() {
-    on_both(async |store| {
+    on_each(async |store| {
         let before = added(&store, job(1)).await;
         let mut first = before.clone();
         happens(&store, &mut first, Event::Claim, at(NOW + 10)).await;
@@ -76,7 +76,7 @@ async fn who_comes_from_another_revision_loses() {
 
 #[tokio::test]
 async fn writes_of_one_job_are_carried_out_in_order() {
-    on_both(async |store| {
+    on_each(async |store| {
         let mut record = job(1);
         let mut told = vec![hand_in(&store, insert(&record)).await];
         for event in
@@ -96,7 +96,7 @@ async fn writes_of_one_job_are_carried_out_in_order() {
 
 #[tokio::test]
 async fn one_refused_write_fails_alone() {
-    on_both(async |store| {
+    on_each(async |store| {
         let known = added(&store, job(1)).await;
         let (other, mut changed) = (job(2), known.clone());
         changed.job.apply(Event::Cancel, at(NOW + 10)).expect("cancelled");
@@ -125,7 +125,7 @@ async fn one_refused_write_fails_alone() {
 
 #[tokio::test]
 async fn what_panics_after_a_write_stops_no_other() {
-    on_both(async |store| {
+    on_each(async |store| {
         let panics = Box::new(|_| panic!("on purpose"));
         store.reserve().await.expect("open").write(insert(&job(1)), panics);
         added(&store, job(2)).await;
@@ -183,7 +183,7 @@ async fn health_falls_and_heals_by_itself() {
 
 #[tokio::test]
 async fn close_writes_what_is_queued_and_takes_nothing_more() {
-    on_both(async |store| {
+    on_each(async |store| {
         let told = hand_in(&store, insert(&job(1))).await;
         let permit = store.reserve().await.expect("open");
         let (sender, late) = oneshot::channel();
