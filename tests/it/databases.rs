@@ -51,6 +51,11 @@ impl OwnDatabase {
         Some(own)
     }
 
+    /// The same where nothing may be waited for.
+    pub fn now(kind: ServerKind) -> Option<Self> {
+        blocking(Self::on(kind))
+    }
+
     /// Its address.
     pub fn url(&self) -> String {
         self.url_through(&self.server)
@@ -110,14 +115,18 @@ impl Drop for OwnDatabase {
         let force = if self.kind == ServerKind::Postgres { " WITH (FORCE)" } else { "" };
         let text = format!("DROP DATABASE IF EXISTS {}{force}", self.name);
         let server = self.server.clone();
-        // Here no runtime may be waited for, but on a thread of its own.
-        let dropped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(async {
-                let admin = connected(&server).await;
-                let _ = admin.execute_unprepared(&text).await; // left behind it harms nobody
-            });
+        blocking(async move {
+            let admin = connected(&server).await;
+            let _ = admin.execute_unprepared(&text).await; // left behind it harms nobody
         });
-        let _ = dropped.join();
     }
+}
+
+/// On a thread of its own, where a runtime may be waited for.
+fn blocking<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(work)
+    });
+    thread.join().expect("no panic")
 }
