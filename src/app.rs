@@ -178,10 +178,21 @@ fn trigger_key(config: &Config, keys: &Keyring, target: &str) -> Result<TriggerK
     first.ok_or_else(|| Error::TargetKey(target.to_owned()))
 }
 
+/// Where in the database the tables are.
+pub fn tables(config: &Config) -> store::Tables {
+    let database = &config.database;
+    store::Tables {
+        schema: Some(database.schema.clone()).filter(|schema| !schema.is_empty()),
+        prefix: database.table_prefix.clone(),
+        pooler: database.pooler,
+    }
+}
+
 /// How the store is opened.
 pub fn store_options(config: &Config, keys: &Arc<Keyring>) -> store::Options {
     store::Options {
         url: config.database.url.to_string(),
+        tables: tables(config),
         migrate: config.database.migrate,
         node: config.node.name.clone(),
         keys: Arc::clone(keys),

@@ -3,36 +3,34 @@
 //! A released migration is frozen: what changes later is a migration of its own.
 //! Times are UTC milliseconds, spans milliseconds, ids 16 bytes.
 
-pub use sea_orm_migration::{MigratorTrait, prelude::DbErr};
+pub use sea_orm_migration::{MigratorTraitSelf, prelude::DbErr};
 
-use sea_orm_migration::{MigrationTrait, async_trait};
+use sea_orm_migration::{
+    MigrationTrait,
+    sea_orm::{DynIden, sea_query::IntoIden as _},
+};
 
 mod m20261123_000001_jobs;
 
-/// All migrations, in order.
-#[derive(Debug)]
-pub struct Migrator;
+/// Where migrations are recorded, after the prefix.
+pub const RECORD: &str = "seaql_migrations";
 
-#[async_trait::async_trait]
-impl MigratorTrait for Migrator {
-    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261123_000001_jobs::Migration)]
+/// All migrations, in order.
+#[derive(Debug, Default)]
+pub struct Migrator {
+    /// What the name of every table begins with; may be empty.
+    pub prefix: String,
+}
+
+impl MigratorTraitSelf for Migrator {
+    fn migrations(&self) -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m20261123_000001_jobs::Migration { prefix: self.prefix.clone() })]
+    }
+
+    fn migration_table_name(&self) -> DynIden {
+        format!("{}{RECORD}", self.prefix).into_iden()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use sea_orm_migration::{SchemaManager, sea_orm::Database};
-
-    #[tokio::test]
-    async fn up_down_up() {
-        let db = Database::connect("sqlite::memory:").await.expect("a database in memory");
-        Migrator::up(&db, None).await.expect("up");
-        assert!(SchemaManager::new(&db).has_column("job", "revision").await.expect("asked"));
-        Migrator::down(&db, None).await.expect("down");
-        assert!(!SchemaManager::new(&db).has_table("job").await.expect("asked"));
-        Migrator::up(&db, None).await.expect("up again");
-        assert!(SchemaManager::new(&db).has_table("root_key").await.expect("asked"));
-    }
-}
+mod tests;

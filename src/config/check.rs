@@ -103,6 +103,24 @@ impl Config {
                 "must be 1 to 10000",
             );
         }
+        let database = &self.database;
+        let plain = |name: &str, most: usize| {
+            let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+            name.len() <= most && name.bytes().all(letter) && !name.starts_with(|c: char| c.is_ascii_digit())
+        };
+        unless(
+            plain(&database.schema, 63),
+            "database.schema",
+            "must be a name of lower-case letters, digits and _, of at most 63 characters",
+        );
+        unless(
+            plain(&database.table_prefix, 32),
+            "database.table_prefix",
+            "must begin with a lower-case letter or _, with digits after it, of at most 32 characters",
+        );
+        let postgres = database.url.starts_with("postgres");
+        unless(postgres || database.schema.is_empty(), "database.schema", "is for PostgreSQL alone");
+        unless(postgres || !database.pooler, "database.pooler", "is for PostgreSQL alone");
         let trigger = &self.trigger;
         unless(
             trigger.user_agent.bytes().all(|byte| (b' '..=b'~').contains(&byte)),

@@ -118,9 +118,17 @@ section! {
 section! {
     /// `[database]`: where jobs are kept.
     Database {
-        /// URL of the database; may hold a password. Default:
-        /// sqlite://backjob.db.
+        /// URL of the database, sqlite:, postgres: or mysql:; may hold a password.
+        /// Default: sqlite://backjob.db.
         url: Secret = Secret::from("sqlite://backjob.db"),
+        /// On PostgreSQL, the schema of the tables, made where it lacks. Default:
+        /// none, which means the first of the user's search path.
+        schema: String = String::new(),
+        /// What the name of every table begins with. Default: nothing.
+        table_prefix: String = String::new(),
+        /// On PostgreSQL, whether the URL is that of a pooler which gives a
+        /// connection to one transaction at a time. Default: no.
+        pooler: bool = false,
         /// Whether the server makes and updates its tables. Default: yes.
         migrate: bool = true,
     }

@@ -1,6 +1,9 @@
 //! A copy of a database that another process may be writing to.
 
-use super::{OpenError, open};
+use super::{
+    OpenError, open,
+    server::{is_server, shown},
+};
 use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
 use std::{
     fs, io,
@@ -14,6 +17,10 @@ pub(super) async fn backup(url: &str, to: &Path) -> Result<(), OpenError> {
     let fails = |error: io::Error| OpenError::from_io(to, &error);
     if fs::symlink_metadata(to).is_ok() {
         return Err(fails(io::Error::new(io::ErrorKind::AlreadyExists, "it is there already")));
+    }
+    if is_server(url) {
+        let reason = "a server's database is copied with its own tools, pg_dump or mariadb-dump";
+        return Err(OpenError::BadUrl { url: shown(url), reason });
     }
     let (db, path) = open::beside(url).await?;
     // Under another name until it is whole.

@@ -1,22 +1,22 @@
 //! One transaction: one statement for a table, whatever the number of writes.
 
 use super::{
+    database::{Database, Transaction},
+    dialect::{self, statement},
     entity::{attempt, job, job_label, job_request, job_text, root_key, start_key},
-    existing::{Settled, settle},
+    error::violates,
+    existing::{Joins, Settled, settle},
     roots::reseal,
+    shared::{Mark, mark, within},
     write::{Outcome, Rows},
 };
 use crate::secret::RootId;
 use sea_orm::{
-    ActiveModelBehavior, ActiveModelTrait, ColumnTrait as _, ConnectionTrait, DatabaseConnection,
-    DatabaseTransaction, DbBackend, DbErr, EntityTrait, IntoActiveModel, Iterable as _, QueryFilter as _,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _, Value,
+    ActiveModelBehavior, ActiveModelTrait, ColumnTrait as _, ConnectionTrait as _, DbBackend, DbErr,
+    EntityTrait, IntoActiveModel, Iterable as _, QueryFilter as _, Value,
     sea_query::{Expr, OnConflict},
 };
-use std::collections::{BTreeMap, HashSet};
-
-/// Values that SQLite binds in one statement, at most.
-const BOUND: usize = 32_766;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Columns of `job` that an update writes, after `id` and `from_revision`.
 const CHANGED: [&str; 19] = [
@@ -66,43 +66,68 @@ fn changed(job: &job::Model) -> [Value; CHANGED.len()] {
     ]
 }
 
+/// Why a transaction did not come to its end.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// Nothing of it is stored.
+    Whole(DbErr),
+    /// Nothing of it is stored: what it found was not so any more when it wrote.
+    /// Tried again it sees what another node stored meanwhile.
+    Overtaken,
+    /// All of it is stored, with these outcomes, or nothing.
+    InDoubt(Vec<Outcome>, DbErr),
+}
+
+impl From<DbErr> for Failed {
+    fn from(error: DbErr) -> Self {
+        Self::Whole(error)
+    }
+}
+
 /// Writes all of `writes`, or none; an id stands among them once.
 ///
-/// `root` is recorded in the same transaction where it was not yet. The
-/// outcomes are in the order of the writes.
+/// `root` is recorded in the same transaction where it was not yet, and so is
+/// `mark`. The outcomes are in the order of the writes.
 pub(super) async fn commit(
-    db: &DatabaseConnection,
+    db: &Database,
     writes: &[Rows],
     root: Option<(RootId, i64)>,
-) -> Result<Vec<Outcome>, DbErr> {
-    let immediate = TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..TransactionOptions::default()
-    };
-    let transaction = db.begin_with_options(immediate).await?;
-    match all(&transaction, writes, root).await {
-        Ok(outcomes) => transaction.commit().await.map(|()| outcomes),
+    mark: Option<Mark>,
+) -> Result<Vec<Outcome>, Failed> {
+    let shared = db.is_shared();
+    let transaction = db.begin().await?;
+    let written = all(&transaction, writes, root, mark);
+    // A file answers; a server may fall silent.
+    let written = if shared { within(written).await } else { written.await };
+    match written {
+        Ok(outcomes) if shared => match within(transaction.commit()).await {
+            Ok(()) => Ok(outcomes),
+            Err(error) => Err(Failed::InDoubt(outcomes, error)),
+        },
+        Ok(outcomes) => transaction.commit().await.map(|()| outcomes).map_err(Failed::Whole),
         Err(error) => {
             // What went wrong is told; a failing rollback adds nothing to it.
-            let _ = transaction.rollback().await;
+            let rollback = transaction.rollback();
+            let _ = if shared { within(rollback).await } else { rollback.await };
             Err(error)
         }
     }
 }
 
 async fn all(
-    db: &DatabaseTransaction,
+    db: &Transaction,
     writes: &[Rows],
     root: Option<(RootId, i64)>,
-) -> Result<Vec<Outcome>, DbErr> {
+    marked: Option<Mark>,
+) -> Result<Vec<Outcome>, Failed> {
     let (mut jobs, mut requests, mut labels) = (Vec::new(), Vec::new(), Vec::new());
     let (mut texts, mut attempts, mut updates) = (Vec::new(), Vec::new(), Vec::new());
-    let Settled { existing, start_keys, joins } = settle(db, writes).await?;
+    let Settled { existing, mut start_keys, joins } = settle(db, writes).await?;
     for (place, write) in writes.iter().enumerate() {
         match write {
             Rows::Insert { .. } if existing.contains_key(&place) => {}
             Rows::Insert { job, request, labels: more, text, .. } => {
-                jobs.push(fresh(job));
+                jobs.push(job);
                 requests.push(request.clone());
                 labels.extend(more.iter().cloned());
                 texts.extend(text.clone());
@@ -116,10 +141,19 @@ async fn all(
         let known = OnConflict::column(root_key::Column::Id).do_nothing().to_owned();
         insert::<root_key::ActiveModel, _>(db, vec![row], Some(known)).await?;
     }
-    insert(db, jobs, None).await?;
+    if db.is_shared() {
+        // Who takes locks in the same order as all others waits for none in a circle.
+        jobs.sort_unstable_by(|one, other| (&one.merge_key, &one.id).cmp(&(&other.merge_key, &other.id)));
+        start_keys.sort_unstable_by(|one, other| {
+            (&one.caller, &one.key_hash).cmp(&(&other.caller, &other.key_hash))
+        });
+        updates.sort_unstable_by(|(_, one), (_, other)| one.id.cmp(&other.id));
+    }
+    let fresh = jobs.into_iter().map(fresh).collect();
+    insert(db, fresh, None).await.map_err(overtaken_by("job_merge_key"))?;
     insert::<job_request::ActiveModel, _>(db, requests, None).await?;
     insert::<job_label::ActiveModel, _>(db, labels, None).await?;
-    insert::<start_key::ActiveModel, _>(db, start_keys, None).await?;
+    insert::<start_key::ActiveModel, _>(db, start_keys, None).await.map_err(overtaken_by(""))?;
     join(db, joins).await?;
     let won = update(db, &updates).await?;
     let (mut closed, mut wiped) = (Vec::new(), Vec::new());
@@ -152,23 +186,37 @@ async fn all(
     insert::<job_text::ActiveModel, _>(db, texts, Some(replace::<job_text::Entity>(&["job_id"]))).await?;
     let newer = replace::<attempt::Entity>(&["job_id", "attempt"]);
     insert::<attempt::ActiveModel, _>(db, attempts, Some(newer)).await?;
+    if let Some(marked) = marked {
+        mark(db, marked).await?;
+    }
     Ok(outcomes)
+}
+
+/// Another node stored a key of the same name first. A key of jobs that is there
+/// twice for another reason stays an error.
+fn overtaken_by(key: &'static str) -> impl Fn(DbErr) -> Failed {
+    move |error| if violates(&error, key) { Failed::Overtaken } else { Failed::Whole(error) }
 }
 
 /// Counts who joined. What runs is owned by its process, which raises the revision
 /// itself.
-async fn join(db: &DatabaseTransaction, joins: BTreeMap<Vec<u8>, i64>) -> Result<(), DbErr> {
-    const TEXT: &str = "UPDATE job SET merged_count = merged_count + ?, \
-        revision = revision + (CASE WHEN state < 3 THEN 1 ELSE 0 END) WHERE id = ?";
-    for (id, count) in joins {
-        let values = [count.into(), id.into()];
-        db.execute_raw(Statement::from_sql_and_values(DbBackend::Sqlite, TEXT, values)).await?;
+async fn join(db: &Transaction, joins: BTreeMap<Vec<u8>, Joins>) -> Result<(), Failed> {
+    const TEXT: &str = r#"UPDATE "job" SET merged_count = merged_count + ?,
+        changed_at = (CASE WHEN changed_at < ? THEN ? ELSE changed_at END),
+        revision = revision + (CASE WHEN state < 3 THEN 1 ELSE 0 END) WHERE id = ? AND merge_key = ?"#;
+    for (id, Joins { count, key, at }) in joins {
+        let values = [count.into(), at.into(), at.into(), id.into(), key.into()];
+        let done = db.execute_raw(statement(db.get_database_backend(), TEXT, values)).await?;
+        // Ended or begun since it was found; the count tells, since the row changes.
+        if done.rows_affected() == 0 {
+            return Err(Failed::Overtaken);
+        }
     }
     Ok(())
 }
 
 /// No later Start joins these any more.
-async fn close(db: &DatabaseTransaction, ids: Vec<Vec<u8>>) -> Result<(), DbErr> {
+async fn close(db: &Transaction, ids: Vec<Vec<u8>>) -> Result<(), DbErr> {
     if ids.is_empty() {
         return Ok(());
     }
@@ -180,7 +228,7 @@ async fn close(db: &DatabaseTransaction, ids: Vec<Vec<u8>>) -> Result<(), DbErr>
 }
 
 /// The credentials of these are not needed any more.
-async fn wipe(db: &DatabaseTransaction, ids: Vec<Vec<u8>>) -> Result<(), DbErr> {
+async fn wipe(db: &Transaction, ids: Vec<Vec<u8>>) -> Result<(), DbErr> {
     if ids.is_empty() {
         return Ok(());
     }
@@ -192,11 +240,11 @@ async fn wipe(db: &DatabaseTransaction, ids: Vec<Vec<u8>>) -> Result<(), DbErr> 
 
 /// Erases those of these jobs that are final, with all that belongs to them, and
 /// says how many that were.
-async fn delete(db: &DatabaseTransaction, ids: &[Vec<u8>]) -> Result<usize, DbErr> {
+async fn delete(db: &Transaction, ids: &[Vec<u8>]) -> Result<usize, DbErr> {
     let marks = vec!["?"; ids.len()].join(", ");
     let values = || ids.iter().map(|id| Value::from(id.clone()));
-    let text = format!("DELETE FROM job WHERE id IN ({marks}) AND state >= 4 RETURNING id");
-    let gone = db.query_all_raw(Statement::from_sql_and_values(DbBackend::Sqlite, text, values())).await?;
+    let text = format!(r#"DELETE FROM "job" WHERE id IN ({marks}) AND state >= 4 RETURNING id"#);
+    let gone = db.query_all_raw(statement(db.get_database_backend(), text, values())).await?;
     let gone: Vec<Vec<u8>> = gone.iter().map(|row| row.try_get_by_index(0)).collect::<Result<_, _>>()?;
     if gone.is_empty() {
         return Ok(0);
@@ -231,7 +279,7 @@ fn replace<E: EntityTrait>(key: &[&'static str]) -> OnConflict {
 
 /// Inserts rows, as many in a statement as can be bound.
 async fn insert<A, M>(
-    db: &DatabaseTransaction,
+    db: &Transaction,
     mut rows: Vec<M>,
     on_conflict: Option<OnConflict>,
 ) -> Result<(), DbErr>
@@ -240,7 +288,7 @@ where
     M: IntoActiveModel<A>,
 {
     let columns = <A::Entity as EntityTrait>::Column::iter().count();
-    let most = BOUND / columns;
+    let most = dialect::bound(db.get_database_backend()) / columns;
     while !rows.is_empty() {
         let rest = rows.split_off(rows.len().min(most));
         let some = std::mem::replace(&mut rows, rest);
@@ -255,31 +303,69 @@ where
 
 /// Compares and sets: writes each job whose stored revision is the one it was
 /// changed from, and says which.
-async fn update(db: &DatabaseTransaction, updates: &[(i64, &job::Model)]) -> Result<HashSet<Vec<u8>>, DbErr> {
+async fn update(db: &Transaction, updates: &[(i64, &job::Model)]) -> Result<HashSet<Vec<u8>>, DbErr> {
+    let backend = db.get_database_backend();
+    if backend == DbBackend::MySql {
+        return replace_locked(db, updates).await;
+    }
     let mut won = HashSet::with_capacity(updates.len());
-    for updates in updates.chunks(BOUND / (CHANGED.len() + 2)) {
+    for updates in updates.chunks(dialect::bound(backend) / (CHANGED.len() + 2)) {
         let mut values = Vec::with_capacity(updates.len() * (CHANGED.len() + 2));
         for (from, job) in updates {
             values.push(job.id.clone().into());
             values.push((*from).into());
             values.extend(changed(job));
         }
-        let statement = Statement::from_sql_and_values(DbBackend::Sqlite, update_text(updates.len()), values);
-        for row in db.query_all_raw(statement).await? {
+        let text = update_text(backend, updates.len(), &values[..CHANGED.len() + 2]);
+        for row in db.query_all_raw(statement(backend, text, values)).await? {
             won.insert(row.try_get_by_index(0)?);
         }
     }
     Ok(won)
 }
 
-pub(super) fn update_text(rows: usize) -> String {
+/// `first` are the values of the first row: by them PostgreSQL is told the types.
+pub(super) fn update_text(backend: DbBackend, rows: usize, first: &[Value]) -> String {
     let row = format!("({})", vec!["?"; CHANGED.len() + 2].join(", "));
+    let mut values = vec![row.as_str(); rows];
+    let typed;
+    if backend == DbBackend::Postgres {
+        let marks = first.iter().map(|value| format!("?{}", dialect::cast(value)));
+        typed = format!("({})", marks.collect::<Vec<_>>().join(", "));
+        values[0] = &typed;
+    }
     format!(
-        "WITH v(id, from_revision, {columns}) AS (VALUES {values}) \
-         UPDATE job SET {set} FROM v \
-         WHERE job.id = v.id AND job.revision = v.from_revision RETURNING job.id",
+        r#"WITH v(id, from_revision, {columns}) AS (VALUES {values})
+        UPDATE "job" SET {set} FROM v
+        WHERE "job".id = v.id AND "job".revision = v.from_revision RETURNING "job".id"#,
         columns = CHANGED.join(", "),
-        values = vec![row.as_str(); rows].join(", "),
+        values = values.join(", "),
         set = CHANGED.map(|column| format!("{column} = v.{column}")).join(", "),
     )
+}
+
+/// The same where an update can tell nothing of what it did: the rows are locked,
+/// compared here, and then written by their ids.
+async fn replace_locked(db: &Transaction, updates: &[(i64, &job::Model)]) -> Result<HashSet<Vec<u8>>, DbErr> {
+    let (mut won, backend) = (HashSet::with_capacity(updates.len()), db.get_database_backend());
+    if updates.is_empty() {
+        return Ok(won);
+    }
+    let marks = vec!["?"; updates.len()].join(", ");
+    let text = format!(r#"SELECT id, revision FROM "job" WHERE id IN ({marks}) ORDER BY id FOR UPDATE"#);
+    let ids = updates.iter().map(|(_, job)| Value::from(job.id.clone()));
+    let mut stored: HashMap<Vec<u8>, i64> = HashMap::with_capacity(updates.len());
+    for row in db.query_all_raw(statement(backend, text, ids)).await? {
+        stored.insert(row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+    }
+    let mut rows = Vec::with_capacity(updates.len());
+    for (from, job) in updates {
+        if stored.get(&job.id) == Some(from) {
+            won.insert(job.id.clone());
+            rows.push((*job).clone());
+        }
+    }
+    let known = OnConflict::column(job::Column::Id).update_columns(CHANGED).to_owned();
+    insert::<job::ActiveModel, _>(db, rows, Some(known)).await?;
+    Ok(won)
 }

@@ -1,7 +1,11 @@
 //! What goes wrong with a database, sorted by what helps.
 
+use super::commit::Failed;
 use crate::{job::JobId, secret::RootId};
-use sea_orm::{DbErr, RuntimeErr, SqlxError};
+use sea_orm::{
+    DbErr, RuntimeErr, SqlxError, SqlxMySqlError, SqlxPostgresError, SqlxSqliteError,
+    sqlx::error::DatabaseError,
+};
 use std::{io, path::PathBuf};
 
 /// Why a read or a write has no result.
@@ -34,11 +38,21 @@ impl Error {
     }
 }
 
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Whole(error) | Failed::InDoubt(_, error) => error.into(),
+            // Nobody else writes where this is not tried again.
+            Failed::Overtaken => Self::Unavailable("another node was first".into()),
+        }
+    }
+}
+
 impl From<DbErr> for Error {
     fn from(error: DbErr) -> Self {
-        match (sqlite_code(&error), &error) {
-            (Some(TOO_BIG | CONSTRAINT | MISMATCH | RANGE), _) => Self::Refused(plain(&error)),
-            (None, DbErr::Type(_) | DbErr::TryIntoErr { .. } | DbErr::Json(_)) => {
+        match (trouble(&error), &error) {
+            (Trouble::Refused, _) => Self::Refused(plain(&error)),
+            (Trouble::Other, DbErr::Type(_) | DbErr::TryIntoErr { .. } | DbErr::Json(_)) => {
                 Self::Corrupt(plain(&error))
             }
             _ => Self::Unavailable(plain(&error)),
@@ -55,7 +69,9 @@ pub struct Closed;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Not an address of a database that this program knows.
-    #[error("database.url `{url}`: {reason}; write sqlite://PATH, or sqlite::memory: for none")]
+    #[error(
+        "database.url `{url}`: {reason}; write sqlite://PATH, sqlite::memory: for none, postgres://USER:PASSWORD@HOST/DATABASE or mysql://USER:PASSWORD@HOST/DATABASE"
+    )]
     BadUrl {
         /// As given.
         url: String,
@@ -87,7 +103,7 @@ pub enum OpenError {
         pid: Option<u32>,
     },
     /// The tables were made by a newer program.
-    #[error("{path} was last used by a newer backjob (it has {unknown}, which this one does not know). Run that version, or restore a backup made before the upgrade", path = .path.display(), unknown = .unknown.join(", "))]
+    #[error("{path} was last used by a newer backjob (it has {unknown}, which this one does not know). Run that version, or restore a backup made before the upgrade; if these migrations are another program's, set database.schema or database.table_prefix", path = .path.display(), unknown = .unknown.join(", "))]
     NewerSchema {
         /// The file.
         path: PathBuf,
@@ -110,6 +126,56 @@ pub enum OpenError {
         /// Id of the root.
         id: RootId,
     },
+    /// No server answers.
+    #[error(
+        "{name} cannot be reached: {reason}. Is the server running, and are host and port right in database.url?"
+    )]
+    Unreachable {
+        /// The database, without the password.
+        name: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// The server lets this user not in, or has no such database.
+    #[error(
+        "{name} lets this server not in: {reason}. See to user, password and name of the database in database.url; the database itself is not made by backjob"
+    )]
+    Login {
+        /// The database, without the password.
+        name: String,
+        /// What it says.
+        reason: String,
+    },
+    /// The user may not do what is needed.
+    #[error(
+        "{name}: the user of database.url lacks the rights for this: {reason}. Grant the right to make tables, or let somebody who has it run `backjob migrate` and set database.migrate = false"
+    )]
+    Forbidden {
+        /// The database, without the password.
+        name: String,
+        /// What it says.
+        reason: String,
+    },
+    /// A server that this program cannot work with.
+    #[error("{name} is {found}; needed is {needed}")]
+    Unfit {
+        /// The database, without the password.
+        name: String,
+        /// What it is.
+        found: String,
+        /// What it must be.
+        needed: &'static str,
+    },
+    /// The schema is another program's.
+    #[error(
+        "{name} holds tables of another program, such as {table}: give backjob a schema of its own (database.schema, on PostgreSQL), a database of its own, or its tables another beginning (database.table_prefix)"
+    )]
+    Foreign {
+        /// The database, without the password.
+        name: String,
+        /// One that backjob would make.
+        table: String,
+    },
     /// Anything else.
     #[error("{path}: {reason}", path = .path.display())]
     Other {
@@ -128,13 +194,109 @@ impl OpenError {
             Some(NOT_A_DATABASE | CORRUPT) => Self::NotADatabase { path, reason },
             Some(READ_ONLY | CANNOT_OPEN | PERMISSION) => Self::NotWritable { path, reason },
             Some(BUSY | LOCKED) => Self::InUse { path, pid: None },
-            _ => Self::Other { path, reason },
+            Some(_) => Self::Other { path, reason },
+            None => {
+                let name = path.display().to_string();
+                match trouble(error) {
+                    // Where there is a server.
+                    Trouble::Gone if name.contains("://") => Self::Unreachable { name, reason },
+                    Trouble::Login => Self::Login { name, reason },
+                    Trouble::Forbidden => Self::Forbidden { name, reason },
+                    _ => Self::Other { path, reason },
+                }
+            }
         }
     }
 
     /// What the system said about the file or its folder.
     pub(super) fn from_io(path: &std::path::Path, error: &io::Error) -> Self {
         Self::NotWritable { path: path.to_owned(), reason: error.to_string() }
+    }
+}
+
+/// What helps against an error, whichever database it is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Nothing: what was written is not taken.
+    Refused,
+    /// The same once more: another node was in the way.
+    Again,
+    /// A new connection.
+    Gone,
+    /// Who may log in, to what.
+    Login,
+    /// Rights.
+    Forbidden,
+    /// Something else.
+    Other,
+}
+
+pub(super) fn trouble(error: &DbErr) -> Trouble {
+    let Some(error) = sqlx_error(error) else {
+        // sea-orm's own word for a pool that yields no connection.
+        return if matches!(error, DbErr::ConnectionAcquire(_)) { Trouble::Gone } else { Trouble::Other };
+    };
+    let error = match error {
+        SqlxError::Database(error) => error,
+        SqlxError::Io(_)
+        | SqlxError::Tls(_)
+        | SqlxError::PoolTimedOut
+        | SqlxError::PoolClosed
+        | SqlxError::WorkerCrashed
+        | SqlxError::Protocol(_) => return Trouble::Gone,
+        _ => return Trouble::Other,
+    };
+    if let Some(error) = error.try_downcast_ref::<SqlxPostgresError>() {
+        return of_postgres(error.code());
+    }
+    if let Some(error) = error.try_downcast_ref::<SqlxMySqlError>() {
+        return of_mariadb(error.number());
+    }
+    match error.code().and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff) {
+        Some(TOO_BIG | CONSTRAINT | MISMATCH | RANGE) => Trouble::Refused,
+        _ => Trouble::Other,
+    }
+}
+
+/// By SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html
+fn of_postgres(code: &str) -> Trouble {
+    match code {
+        // Serialization failure, deadlock, a lock that was not had in time.
+        "40001" | "40P01" | "55P03" => Trouble::Again,
+        "28000" | "28P01" | "3D000" => Trouble::Login,
+        "42501" => Trouble::Forbidden,
+        // Shut down, crashed, starting, cut off; also what a pooler says.
+        "57P01" | "57P02" | "57P03" | "57P05" | "53300" => Trouble::Gone,
+        // A value that no column takes, a key that is there already.
+        _ => match &code[..2.min(code.len())] {
+            "22" | "23" => Trouble::Refused,
+            "08" => Trouble::Gone,
+            _ => Trouble::Other,
+        },
+    }
+}
+
+/// By number, https://mariadb.com/kb/en/mariadb-error-code-reference/
+fn of_mariadb(number: u16) -> Trouble {
+    match number {
+        // Changed since it was read, lock not had in time, deadlock.
+        1020 | 1205 | 1213 => Trouble::Again,
+        1044 | 1045 | 1049 | 1698 => Trouble::Login,
+        1142 | 1227 | 1370 => Trouble::Forbidden,
+        // Too many connections, shutting down, cut off.
+        1040 | 1053 | 1077 | 1080 | 1152 | 1154..=1161 | 1927 => Trouble::Gone,
+        // No value, a key that is there already, out of range, too long, not of the
+        // character set, larger than a packet.
+        1048 | 1062 | 1153 | 1264 | 1366 | 1406 | 1586 | 3854 => Trouble::Refused,
+        _ => Trouble::Other,
+    }
+}
+
+/// Whether a key of this name is there already; an empty name means any.
+pub(super) fn violates(error: &DbErr, key: &str) -> bool {
+    match sqlx_error(error) {
+        Some(SqlxError::Database(error)) => error.is_unique_violation() && error.message().contains(key),
+        _ => false,
     }
 }
 
@@ -153,27 +315,30 @@ const NOT_A_DATABASE: i32 = 26;
 
 /// SQLite's own code, without its extension.
 fn sqlite_code(error: &DbErr) -> Option<i32> {
+    match sqlx_error(error)? {
+        SqlxError::Database(error) => {
+            let error = error.try_downcast_ref::<SqlxSqliteError>()?;
+            DatabaseError::code(error)?.parse::<i32>().ok().map(|code| code & 0xff)
+        }
+        _ => None,
+    }
+}
+
+fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {
     match error {
         DbErr::Conn(RuntimeErr::SqlxError(error))
         | DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error)) => match error.as_ref() {
-            SqlxError::Database(error) => error.code()?.parse::<i32>().ok().map(|code| code & 0xff),
-            _ => None,
-        },
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error.as_ref()),
         _ => None,
     }
 }
 
 /// The message, without the layers that it came through.
-fn plain(error: &DbErr) -> String {
-    match error {
-        DbErr::Conn(RuntimeErr::SqlxError(error))
-        | DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error)) => match error.as_ref() {
-            SqlxError::Database(error) => error.message().to_owned(),
-            error => error.to_string(),
-        },
-        error => error.to_string(),
+pub(super) fn plain(error: &DbErr) -> String {
+    match sqlx_error(error) {
+        Some(SqlxError::Database(error)) => error.message().to_owned(),
+        Some(error) => error.to_string(),
+        None => error.to_string(),
     }
 }
 

@@ -1,17 +1,23 @@
 //! Which jobs of a transaction are not made, because there is one already.
 //!
 //! Start keys are looked up before merge keys: a repeat gets the job that its
-//! first call got, though that one had joined another's. The transaction is the
-//! only one that writes, so what is read here holds until it commits.
+//! first call got, though that one had joined another's.
+//!
+//! On SQLite the transaction is the only one that writes, so what is read here holds
+//! until it commits. Elsewhere it may be overtaken: a key that another node stores
+//! meanwhile makes the insert fail, a job that may not be joined any more makes its
+//! count find no row, and the transaction is begun anew, see `shared.rs`.
 
 use super::{
+    database::Transaction,
+    dialect::{among, statement},
     entity::{job, start_key},
     write::{Existing, Rows},
 };
 use crate::job::JobId;
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, EntityTrait as _,
-    QueryFilter as _, QuerySelect as _, Statement, Value,
+    ColumnTrait as _, ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
+    QuerySelect as _, Value,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,13 +28,24 @@ pub(super) struct Settled {
     pub existing: HashMap<usize, Existing>,
     /// Keys to be stored: of jobs that are made, and of Starts that joined one.
     pub start_keys: Vec<start_key::Model>,
-    /// How many join which job.
-    pub joins: BTreeMap<Vec<u8>, i64>,
+    /// Who joins which job.
+    pub joins: BTreeMap<Vec<u8>, Joins>,
+}
+
+/// Those who join one job.
+#[derive(Default)]
+pub(super) struct Joins {
+    /// How many.
+    pub count: i64,
+    /// The key by which they found it.
+    pub key: Vec<u8>,
+    /// When the last of them came.
+    pub at: i64,
 }
 
 type Key = (String, Vec<u8>);
 
-pub(super) async fn settle(db: &DatabaseTransaction, writes: &[Rows]) -> Result<Settled, DbErr> {
+pub(super) async fn settle(db: &Transaction, writes: &[Rows]) -> Result<Settled, DbErr> {
     let mut settled = Settled::default();
     let mut keys = known_keys(db, writes).await?;
     let mut jobs = identical(db, writes).await?;
@@ -48,7 +65,10 @@ pub(super) async fn settle(db: &DatabaseTransaction, writes: &[Rows]) -> Result<
             match jobs.get(key) {
                 Some(id) if *join => {
                     settled.existing.insert(place, Existing::Joined(job_id(id)?));
-                    *settled.joins.entry(id.clone()).or_default() += 1;
+                    let joins = settled.joins.entry(id.clone()).or_default();
+                    joins.count += 1;
+                    joins.key.clone_from(key);
+                    joins.at = joins.at.max(job.changed_at);
                     made.clone_from(id);
                 }
                 Some(id) => {
@@ -74,10 +94,7 @@ fn job_id(bytes: &[u8]) -> Result<JobId, DbErr> {
 }
 
 /// Keys of these writes that are stored, each with its job and request.
-async fn known_keys(
-    db: &DatabaseTransaction,
-    writes: &[Rows],
-) -> Result<HashMap<Key, (Vec<u8>, Vec<u8>)>, DbErr> {
+async fn known_keys(db: &Transaction, writes: &[Rows]) -> Result<HashMap<Key, (Vec<u8>, Vec<u8>)>, DbErr> {
     let mut values: Vec<Value> = Vec::new();
     for write in writes {
         if let Rows::Insert { start_key: Some(key), .. } = write {
@@ -88,21 +105,23 @@ async fn known_keys(
     if values.is_empty() {
         return Ok(known);
     }
-    let pairs = vec!["(?, ?)"; values.len() / 2].join(", ");
-    let text = format!(
-        "SELECT caller, key_hash, job_id, request_hash FROM start_key \
-         WHERE (caller, key_hash) IN (VALUES {pairs})"
-    );
-    let statement = Statement::from_sql_and_values(DbBackend::Sqlite, text, values);
-    for row in db.query_all_raw(statement).await? {
+    let backend = db.get_database_backend();
+    for row in
+        db.query_all_raw(statement(backend, known_keys_text(backend, values.len() / 2), values)).await?
+    {
         let key = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
         known.insert(key, (row.try_get_by_index(2)?, row.try_get_by_index(3)?));
     }
     Ok(known)
 }
 
+pub(super) fn known_keys_text(backend: DbBackend, keys: usize) -> String {
+    let among = among(backend, ["caller", "key_hash"], keys);
+    format!(r#"SELECT caller, key_hash, job_id, request_hash FROM "start_key" WHERE {among}"#)
+}
+
 /// Jobs that Starts of these writes may join, by their merge key.
-async fn identical(db: &DatabaseTransaction, writes: &[Rows]) -> Result<HashMap<Vec<u8>, Vec<u8>>, DbErr> {
+async fn identical(db: &Transaction, writes: &[Rows]) -> Result<HashMap<Vec<u8>, Vec<u8>>, DbErr> {
     let wanted = writes.iter().filter_map(|write| match write {
         Rows::Insert { job, .. } => job.merge_key.clone(),
         Rows::Update { .. } | Rows::Delete(_) | Rows::Reseal { .. } => None,

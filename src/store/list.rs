@@ -6,6 +6,7 @@ use super::{
     select::{self, col},
 };
 use crate::job::{JobId, Record, StateName};
+use sea_orm::DbBackend;
 use sea_orm::sea_query::{Expr, ExprTrait as _, Func, Order, Query, SelectStatement};
 use std::collections::BTreeMap;
 
@@ -44,7 +45,7 @@ impl Store {
     /// [`Error::Unavailable`], or [`Error::Corrupt`] if one of them is.
     pub async fn list(&self, list: &List) -> Result<Vec<Record>, Error> {
         simulated!(self, list(list));
-        select::fetch(self.reader(), &statement(list), list.text, Some(list.limit)).await
+        select::fetch(self.reader(), &statement(list, self.backend()), list.text, Some(list.limit)).await
     }
 }
 
@@ -52,7 +53,7 @@ fn label(column: job_label::Column) -> Expr {
     Expr::col((job_label::Entity, column))
 }
 
-pub(super) fn statement(list: &List) -> SelectStatement {
+pub(super) fn statement(list: &List, backend: DbBackend) -> SelectStatement {
     let mut select = select::records(list.text);
     let mut labels = list.labels.iter();
     // Jobs of a label are found newest first in its index; without one, all
@@ -95,11 +96,11 @@ pub(super) fn statement(list: &List) -> SelectStatement {
         }
     }
     if let Some(prefix) = list.route_prefix.as_deref().filter(|prefix| !prefix.is_empty()) {
-        let characters = i64::try_from(prefix.chars().count()).unwrap_or(i64::MAX);
         let begins = Func::cust("substr").args([
             Expr::col((job_request::Entity, job_request::Column::Route)),
-            Expr::val(1),
-            Expr::val(characters),
+            // In the text: a bound one has a type that PostgreSQL's substr does not take.
+            Expr::cust("1"),
+            Expr::cust(prefix.chars().count().to_string()),
         ]);
         select.and_where(Expr::expr(begins).eq(prefix));
     }
@@ -116,8 +117,15 @@ pub(super) fn statement(list: &List) -> SelectStatement {
         select.and_where(created_at.clone().lt(at));
     }
     if let Some((at, last)) = list.before {
-        let last = Expr::tuple([Expr::val(at), Expr::val(last.to_bytes().to_vec())]);
-        select.and_where(Expr::tuple([created_at.clone(), id.clone()]).lt(last));
+        let last = last.to_bytes().to_vec();
+        if backend == DbBackend::MySql {
+            // It looks for pairs in no index.
+            let same = created_at.clone().lt(at).or(id.clone().lt(last));
+            select.and_where(created_at.clone().lte(at)).and_where(same);
+        } else {
+            let last = Expr::tuple([Expr::val(at), Expr::val(last)]);
+            select.and_where(Expr::tuple([created_at.clone(), id.clone()]).lt(last));
+        }
     }
     select.order_by_expr(created_at, Order::Desc).order_by_expr(id, Order::Desc);
     select
@@ -125,5 +133,5 @@ pub(super) fn statement(list: &List) -> SelectStatement {
 
 /// Word for word the condition of the index `job_live`.
 pub(super) fn live() -> Expr {
-    Expr::cust(r#""job"."state" < 4"#)
+    col(job::Column::State).lt(Expr::cust("4"))
 }

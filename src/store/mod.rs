@@ -37,18 +37,23 @@ macro_rules! simulated {
 
 mod backup;
 mod commit;
+mod database;
+mod dialect;
 mod entity;
 mod error;
 mod existing;
 mod list;
 #[cfg(test)]
 pub(crate) mod model;
+mod names;
 mod open;
 mod payload;
 mod read;
 mod roots;
 mod row;
 mod select;
+mod server;
+mod shared;
 mod write;
 mod writer;
 
@@ -57,11 +62,14 @@ mod tests;
 
 pub use error::{Closed, Error, OpenError};
 pub use list::List;
+pub use names::Tables;
 pub use roots::RootUse;
 pub use write::{AttemptRow, Done, Ended, Existing, Merge, New, Outcome, Sealed, StartKey, Update, Write};
 
 use crate::{clock::Clock, secret::Keyring, tasks::Tasks};
-use sea_orm::DatabaseConnection;
+use database::Database;
+use sea_orm::{ConnectionTrait as _, DbBackend};
+use server::Server;
 use std::{fmt, path::Path, sync::Arc};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -72,7 +80,10 @@ use writer::Item;
 pub struct Options {
     /// `sqlite://PATH`, `sqlite:PATH`, or `sqlite::memory:` for one that is gone
     /// with the process. A file that is not there is made, for its owner alone.
+    /// Or `postgres://…` or `mysql://…`, with the name of a database that is there.
     pub url: String,
+    /// Where in the database the tables are.
+    pub tables: Tables,
     /// Whether tables are made and brought up to date.
     pub migrate: bool,
     /// Name of this node: the owner of what it runs.
@@ -92,10 +103,13 @@ pub struct Store {
 }
 
 struct Shared {
-    reader: DatabaseConnection,
+    reader: Database,
     /// Stands in for `reader` in a simulation.
     #[cfg(test)]
     model: Option<model::Model>,
+    pulse: Database,
+    server: Option<Server>,
+    incarnation: [u8; 16],
     queue: mpsc::Sender<Item>,
     health: watch::Receiver<bool>,
     closing: CancellationToken,
@@ -132,8 +146,8 @@ impl Store {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub async fn root_uses(url: &str, keys: &Keyring) -> Result<Vec<RootUse>, OpenError> {
-        open::root_uses(url, keys).await
+    pub async fn root_uses(url: &str, tables: &Tables, keys: &Keyring) -> Result<Vec<RootUse>, OpenError> {
+        open::root_uses(url, tables, keys).await
     }
 
     /// Writes a copy of the database at `url` to the file `to`, also while a server
@@ -174,8 +188,17 @@ impl Store {
         self.shared.closed.cancelled().await;
     }
 
-    fn reader(&self) -> &DatabaseConnection {
+    /// Whether other nodes may write to the same tables.
+    pub fn is_shared(&self) -> bool {
+        self.shared.server.is_some()
+    }
+
+    fn reader(&self) -> &Database {
         &self.shared.reader
+    }
+
+    fn backend(&self) -> DbBackend {
+        self.shared.reader.get_database_backend()
     }
 
     fn keys(&self) -> &Keyring {

@@ -9,6 +9,7 @@
 
 use super::{
     Error, Existing, List, Options, Outcome, Shared, StartKey, Store,
+    database::Database,
     entity::{attempt, job, job_label, job_request, job_text, start_key},
     read, row,
     write::{AttemptRow, Ended, Rows},
@@ -455,6 +456,11 @@ impl Model {
     }
 }
 
+/// Nothing of a simulation goes to a database.
+fn nowhere() -> Database {
+    Database::new(DatabaseConnection::default(), super::names::Tables::default())
+}
+
 impl Store {
     /// A store over tables in memory, with the real writer.
     pub(crate) fn simulated(
@@ -469,7 +475,8 @@ impl Store {
         let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
         let model = Model { disk: Arc::clone(disk), fate, closed: closed.clone() };
         let mut writer = Writer {
-            db: DatabaseConnection::default(),
+            db: nowhere(),
+            mark: None,
             model: Some(model.clone()),
             queue: receiver,
             batch: options.batch.max(1),
@@ -485,7 +492,10 @@ impl Store {
             writer.run().await;
         });
         let shared = Shared {
-            reader: DatabaseConnection::default(),
+            reader: nowhere(),
+            pulse: nowhere(),
+            server: None,
+            incarnation: [0; 16],
             model: Some(model),
             queue,
             health: healthy,

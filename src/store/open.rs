@@ -3,13 +3,17 @@
 
 use super::{
     OpenError, Options, Shared, Store,
+    database::Database,
+    names::Tables,
     roots::{self, RootUse},
+    server::{Server, is_server, shown},
+    shared::{self, Mark},
     writer::Writer,
 };
 use crate::{clock::Clock, secret::Keyring, tasks::Tasks};
-use backjob_migrations::{Migrator, MigratorTrait as _};
+use backjob_migrations::{Migrator, MigratorTraitSelf as _, RECORD};
 use sea_orm::{
-    ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DbBackend, DbErr, Statement,
+    ConnectOptions, ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr, Statement,
     sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 use std::{
@@ -29,32 +33,32 @@ const READERS: u32 = 4;
 /// What every SQLite database begins with.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
-/// Where migrations are recorded.
-const MIGRATIONS: &str = "seaql_migrations";
+/// A database that is ready.
+struct Opened {
+    writer: Database,
+    reader: Database,
+    /// For what must not wait behind writes; that of the writer where there is but one.
+    pulse: Database,
+    settled: roots::Known,
+    /// Of an SQLite file.
+    lock: Option<File>,
+    mark: Option<Mark>,
+    /// How further connections are made, where a server makes them.
+    server: Option<Server>,
+}
 
 pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<Store, OpenError> {
-    let place = place(&options.url)?;
-    let (path, lock) = match place {
-        None => (PathBuf::from(":memory:"), None),
-        Some(path) => {
-            let path = resolve(path)?;
-            let lock = lock(&path)?;
-            check(&path)?;
-            (path, Some(lock))
-        }
-    };
-    let file = lock.is_some().then_some(path.as_path());
-    let db = connect(file, false).await.map_err(|error| OpenError::from_db(&path, &error))?;
     let mut nonce = [0; 24];
     clock.random(&mut nonce);
-    let (reader, settled) = match prepare(&db, &path, file, &options, (clock.wall(), nonce)).await {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            // Leaves no log behind; that this fails too adds nothing.
-            let _ = db.close().await;
-            return Err(error);
-        }
+    let mut incarnation = [0; 16];
+    clock.random(&mut incarnation);
+    let moment = (clock.wall(), nonce);
+    let opened = if is_server(&options.url) {
+        open_server(&options, moment, incarnation).await?
+    } else {
+        open_file(&options, moment).await?
     };
+    let Opened { writer: db, reader, pulse, settled, lock, mark, server } = opened;
 
     let (queue, receiver) = mpsc::channel(options.queue.max(1));
     let (health, healthy) = watch::channel(true);
@@ -70,20 +74,27 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
         clock: Arc::clone(&clock),
         root: options.keys.current().id(),
         root_known: settled.known,
+        mark,
     };
-    let (ends, readers) = (closed.clone().drop_guard(), reader.clone());
+    let (ends, others) = (closed.clone().drop_guard(), (reader.clone(), pulse.clone()));
     tasks.spawn("store writer", async move {
         // Dropped in the opposite order: who waits for the end finds no lock.
         let _ends = ends;
         let in_memory = lock.is_none();
         let _lock = lock;
         writer.run().await;
-        close(&writer.db, &readers, in_memory).await;
+        match writer.mark {
+            Some(mark) => close_server(&writer.db, others, mark).await,
+            None => close(&writer.db, &others.0, in_memory).await,
+        }
     });
     let shared = Shared {
         reader,
         #[cfg(test)]
         model: None,
+        pulse,
+        server,
+        incarnation,
         queue,
         health: healthy,
         closing,
@@ -97,19 +108,86 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
     Ok(Store { shared: Arc::new(shared) })
 }
 
+async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened, OpenError> {
+    if options.tables.schema.is_some() || options.tables.pooler {
+        let reason = "database.schema and database.pooler are for PostgreSQL alone";
+        return Err(OpenError::BadUrl { url: options.url.clone(), reason });
+    }
+    let place = place(&options.url)?;
+    let (path, lock) = match place {
+        None => (PathBuf::from(":memory:"), None),
+        Some(path) => {
+            let path = resolve(path)?;
+            let lock = lock(&path)?;
+            check(&path)?;
+            (path, Some(lock))
+        }
+    };
+    let file = lock.is_some().then_some(path.as_path());
+    let db = connect(file, false).await.map_err(|error| OpenError::from_db(&path, &error))?;
+    let db = Database::new(db, options.tables.clone());
+    let (reader, settled) = match prepare(&db, &path, file, options, moment).await {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            // Leaves no log behind; that this fails too adds nothing.
+            let _ = db.close().await;
+            return Err(error);
+        }
+    };
+    Ok(Opened { pulse: db.clone(), writer: db, reader, settled, lock, mark: None, server: None })
+}
+
+/// Connections that write, should one be stuck: one does.
+const WRITERS: u32 = 3;
+
+async fn open_server(
+    options: &Options,
+    (now, nonce): (i64, [u8; 24]),
+    incarnation: [u8; 16],
+) -> Result<Opened, OpenError> {
+    let server = Server::new(&options.url, &options.tables)?;
+    let db = server.connect(WRITERS);
+    let path = PathBuf::from(&server.name);
+    let prepared = async {
+        server.prepare(&db, options.migrate).await?;
+        let settled = roots::settle(&db, &path, options, now, nonce).await?;
+        shared::begin(&db, &options.node, incarnation).await.map_err(|error| server.error(&error))?;
+        Ok(settled)
+    };
+    let settled = match prepared.await {
+        Ok(settled) => settled,
+        Err(error) => {
+            let _ = db.close().await; // what went wrong is told
+            return Err(error);
+        }
+    };
+    Ok(Opened {
+        writer: db,
+        reader: server.connect(READERS),
+        pulse: server.connect(1),
+        settled,
+        lock: None,
+        mark: Some(Mark { incarnation, number: 0 }),
+        server: Some(server),
+    })
+}
+
 /// Brings the tables up to date; the connections that read, and what is known of
 /// roots.
 async fn prepare(
-    db: &DatabaseConnection,
+    db: &Database,
     path: &Path,
     file: Option<&Path>,
     options: &Options,
     (now, nonce): (i64, [u8; 24]),
-) -> Result<(DatabaseConnection, roots::Known), OpenError> {
-    schema(db, path, options.migrate).await?;
+) -> Result<(Database, roots::Known), OpenError> {
+    schema(db.connection(), path, options).await?;
     let settled = roots::settle(db, path, options, now, nonce).await?;
     let reader = match file {
-        Some(_) => connect(file, true).await.map_err(|error| OpenError::from_db(path, &error))?,
+        Some(_) => {
+            let reader = connect(file, true).await.map_err(|error| OpenError::from_db(path, &error))?;
+            Database::new(reader, options.tables.clone())
+        }
         None => db.clone(),
     };
     Ok((reader, settled))
@@ -118,7 +196,10 @@ async fn prepare(
 /// The file that an address names; none for a database in memory.
 fn place(url: &str) -> Result<Option<&Path>, OpenError> {
     let bad = |reason| OpenError::BadUrl { url: url.to_owned(), reason };
-    let rest = url.strip_prefix("sqlite:").ok_or_else(|| bad("only SQLite is known"))?;
+    let rest = url.strip_prefix("sqlite:").ok_or_else(|| OpenError::BadUrl {
+        url: shown(url),
+        reason: "SQLite, PostgreSQL and MariaDB are known",
+    })?;
     let path = rest.strip_prefix("//").unwrap_or(rest);
     match path {
         ":memory:" => Ok(None),
@@ -218,23 +299,27 @@ async fn connect(file: Option<&Path>, reads: bool) -> Result<DatabaseConnection,
             options.journal_mode(SqliteJournalMode::Wal).pragma("cache_size", "-32768")
         }
     });
-    Database::connect(options).await
+    sea_orm::Database::connect(options).await
 }
 
 /// Compares the tables with this program's, and makes what lacks.
-async fn schema(db: &DatabaseConnection, path: &Path, migrate: bool) -> Result<(), OpenError> {
+async fn schema(db: &DatabaseConnection, path: &Path, options: &Options) -> Result<(), OpenError> {
     let fails = |error: DbErr| OpenError::from_db(path, &error);
     let tables = texts(db, "SELECT name FROM sqlite_master WHERE type = 'table'").await.map_err(fails)?;
-    let applied = if tables.contains(MIGRATIONS) {
-        texts(db, &format!("SELECT version FROM {MIGRATIONS}")).await.map_err(fails)?
-    } else if tables.is_empty() {
+    let (record, prefix) = (options.tables.name(RECORD), &options.tables.prefix);
+    // Tables of others may stand beside those that have a prefix of their own.
+    let ours = |name: &String| prefix.is_empty() || name.starts_with(prefix);
+    let applied = if tables.contains(&record) {
+        texts(db, &format!(r#"SELECT version FROM "{record}""#)).await.map_err(fails)?
+    } else if !tables.iter().any(ours) {
         BTreeSet::new()
     } else {
         let reason = "it holds tables of another program".into();
         return Err(OpenError::NotADatabase { path: path.to_owned(), reason });
     };
+    let migrator = Migrator { prefix: prefix.clone() };
     let known: BTreeSet<String> =
-        Migrator::migrations().iter().map(|migration| migration.name().to_owned()).collect();
+        migrator.migrations().iter().map(|migration| migration.name().to_owned()).collect();
     let unknown: Vec<String> = applied.difference(&known).cloned().collect();
     if !unknown.is_empty() {
         return Err(OpenError::NewerSchema { path: path.to_owned(), unknown });
@@ -243,10 +328,10 @@ async fn schema(db: &DatabaseConnection, path: &Path, migrate: bool) -> Result<(
     if pending.is_empty() {
         return Ok(());
     }
-    if !migrate {
+    if !options.migrate {
         return Err(OpenError::MustMigrate { path: path.to_owned(), pending });
     }
-    Migrator::up(db, None).await.map_err(fails)
+    migrator.up(db, None).await.map_err(fails)
 }
 
 async fn texts(db: &DatabaseConnection, sql: &str) -> Result<BTreeSet<String>, DbErr> {
@@ -255,11 +340,17 @@ async fn texts(db: &DatabaseConnection, sql: &str) -> Result<BTreeSet<String>, D
 }
 
 /// Reads beside whoever has the database open.
-pub(super) async fn root_uses(url: &str, keys: &Keyring) -> Result<Vec<RootUse>, OpenError> {
-    if place(url)?.is_none() {
+pub(super) async fn root_uses(url: &str, tables: &Tables, keys: &Keyring) -> Result<Vec<RootUse>, OpenError> {
+    let (db, path) = if is_server(url) {
+        let server = Server::new(url, tables)?;
+        server.prepare(&server.connect(1), false).await?;
+        (server.connect(1), PathBuf::from(server.name))
+    } else if place(url)?.is_none() {
         return Ok(Vec::new());
-    }
-    let (db, path) = beside(url).await?;
+    } else {
+        let (db, path) = beside(url).await?;
+        (Database::new(db, tables.clone()), path)
+    };
     let uses = roots::uses(&db, &path, keys).await;
     // What was read counts; that it does not close adds nothing.
     let _ = db.close().await;
@@ -278,16 +369,32 @@ pub(super) async fn beside(url: &str) -> Result<(DatabaseConnection, PathBuf), O
     Ok((db, path.to_owned()))
 }
 
-async fn close(db: &DatabaseConnection, readers: &DatabaseConnection, in_memory: bool) {
+/// A database that is away must not keep a server from its end.
+async fn close_server(db: &Database, (reader, pulse): (Database, Database), mark: Mark) {
+    let ended = async {
+        let _ = reader.close().await;
+        let _ = pulse.close().await;
+        // Left behind it is removed at the next start.
+        let _ = shared::end(db, mark.incarnation).await;
+        db.close().await
+    };
+    match tokio::time::timeout(Duration::from_secs(2), ended).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the database was not closed"),
+        Err(_) => tracing::warn!("the database was not closed in time"),
+    }
+}
+
+async fn close(db: &Database, readers: &Database, in_memory: bool) {
     // Readers would keep parts of the log.
     if !in_memory {
-        let _ = readers.close_by_ref().await;
+        let _ = readers.close().await;
     }
     if let Err(error) = db.execute_unprepared("PRAGMA wal_checkpoint(TRUNCATE)").await {
         // Nothing is lost: the log is read when the database is opened again.
         tracing::warn!(%error, "the log was not moved into the database");
     }
-    if let Err(error) = db.close_by_ref().await {
+    if let Err(error) = db.close().await {
         tracing::warn!(%error, "the database was not closed");
     }
 }

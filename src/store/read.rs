@@ -20,7 +20,7 @@ const CHUNK: usize = 500;
 
 /// In this state, said in the text: only so an index with a condition is used.
 fn is(state: StateName) -> Expr {
-    Expr::cust(format!(r#""job"."state" = {}"#, state.number()))
+    col(job::Column::State).eq(Expr::cust(state.number().to_string()))
 }
 
 fn earliest(column: job::Column) -> SelectStatement {

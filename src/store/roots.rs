@@ -7,7 +7,9 @@
 
 use super::{
     Error, OpenError, Options, Store,
-    entity::{job_request, root_key},
+    database::{Database, Transaction},
+    dialect::statement,
+    entity::{job_request, node_commit, root_key},
     payload, row,
     write::Sealed,
 };
@@ -16,9 +18,8 @@ use crate::{
     secret::{Keyring, RootId, Use, seal},
 };
 use sea_orm::{
-    ColumnTrait as _, ConnectionTrait, DatabaseConnection, DbBackend, DbErr, EntityTrait as _,
-    IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
-    Statement,
+    ColumnTrait as _, ConnectionTrait, DbErr, EntityTrait as _, IntoActiveModel as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, sea_query::OnConflict,
 };
 use std::path::Path;
 
@@ -55,8 +56,41 @@ pub(super) struct Known {
 
 /// Compares the roots of the tables with those given: none that is needed may be
 /// missing, and a new one takes over what the old ones kept.
+///
+/// Where other nodes may begin at this moment, they do so one after the other, and
+/// the present root is recorded before anything is sealed with it.
 pub(super) async fn settle(
-    db: &DatabaseConnection,
+    db: &Database,
+    path: &Path,
+    options: &Options,
+    now: i64,
+    nonce: [u8; 24],
+) -> Result<Known, OpenError> {
+    let fails = |error: DbErr| OpenError::from_db(path, &error);
+    let transaction = db.begin().await.map_err(fails)?;
+    if db.is_shared() {
+        one_at_a_time(&transaction).await.map_err(fails)?;
+    }
+    match compare(&transaction, path, options, now, nonce).await {
+        Ok(known) => transaction.commit().await.map(|()| known).map_err(fails),
+        Err(error) => {
+            let _ = transaction.rollback().await; // what went wrong is told
+            Err(error)
+        }
+    }
+}
+
+/// Holds up every other transaction that asks for this, until this one ends.
+async fn one_at_a_time(db: &Transaction) -> Result<(), DbErr> {
+    let nobody = node_commit::Model { incarnation: vec![0; 16], node: String::new(), mark: 0 };
+    let key = OnConflict::column(node_commit::Column::Incarnation);
+    let again = key.to_owned().update_column(node_commit::Column::Mark).to_owned();
+    let insert = node_commit::Entity::insert(nobody.into_active_model()).on_conflict(again);
+    insert.exec_without_returning(db).await.map(drop)
+}
+
+async fn compare(
+    db: &Transaction,
     path: &Path,
     options: &Options,
     now: i64,
@@ -64,55 +98,69 @@ pub(super) async fn settle(
 ) -> Result<Known, OpenError> {
     let fails = |error: DbErr| OpenError::from_db(path, &error);
     let current = options.keys.current();
+    let stored = roots(db, path).await?;
+    // One after which a root was taken up that is known here is of the past.
+    let newest = stored.iter().rposition(|row| options.keys.find(row.id).is_some());
     let mut rows = Vec::new();
-    for row in roots(db, path).await? {
-        if options.keys.find(row.0).is_some() {
+    for (place, row) in stored.into_iter().enumerate() {
+        if options.keys.find(row.id).is_some() {
             rows.push(row);
             continue;
         }
-        if root_use(db, row.0, current.id()).await.map_err(fails)?.is_needed() {
-            return Err(OpenError::MissingRoot { path: path.to_owned(), id: row.0 });
+        let maybe_in_use = db.is_shared() && newest.is_none_or(|newest| newest < place);
+        if maybe_in_use || root_use(db, row.id, current.id()).await.map_err(fails)?.is_needed() {
+            return Err(OpenError::MissingRoot { path: path.to_owned(), id: row.id });
         }
-        root_key::Entity::delete_by_id(row.0.to_vec()).exec(db).await.map_err(fails)?;
-        tracing::info!(root = hex(row.0), "this root key is not needed any more");
+        root_key::Entity::delete_by_id(row.id.to_vec()).exec(db).await.map_err(fails)?;
+        tracing::info!(root = hex(row.id), "this root key is not needed any more");
     }
     // The first one was derived, and every later one keeps it.
-    let identity = match rows.iter().find(|row| row.0 == current.id()).or(rows.first()) {
+    let identity = match rows.iter().find(|row| row.id == current.id()).or(rows.first()) {
         None => current.derive(Use::Identity, ""),
         Some(row) => identity(&options.keys, row).ok_or_else(|| OpenError::Other {
             path: path.to_owned(),
-            reason: format!("what root key {} keeps does not open", hex(row.0)),
+            reason: format!("what root key {} keeps does not open", hex(row.id)),
         })?,
     };
-    let mut known = rows.iter().any(|row| row.0 == current.id());
-    if !known && !rows.is_empty() {
+    let mut known = rows.iter().any(|row| row.id == current.id());
+    if !known && (db.is_shared() || !rows.is_empty()) {
+        let kept = (!rows.is_empty()).then(|| seal::seal(current, IDENTITY, &identity, nonce));
+        // Later than all others, whatever this node's clock says.
+        let last = rows.iter().map(|row| row.first_used_at.saturating_add(1)).max();
         let row = root_key::Model {
             id: current.id().to_vec(),
-            first_used_at: now,
-            identity: Some(seal::seal(current, IDENTITY, &identity, nonce)),
+            first_used_at: last.map_or(now, |last| last.max(now)),
+            identity: kept,
         };
         root_key::Entity::insert(row.into_active_model()).exec_without_returning(db).await.map_err(fails)?;
         known = true;
     }
-    Ok(Known { known, others: rows.iter().any(|row| row.0 != current.id()), identity })
+    Ok(Known { known, others: rows.iter().any(|row| row.id != current.id()), identity })
 }
 
-/// Id, first use and what it keeps; the oldest first.
-async fn roots(db: &DatabaseConnection, path: &Path) -> Result<Vec<(RootId, Option<Vec<u8>>)>, OpenError> {
+/// A root as the tables know it.
+struct Stored {
+    id: RootId,
+    first_used_at: i64,
+    identity: Option<Vec<u8>>,
+}
+
+/// The oldest first.
+async fn roots(db: &impl ConnectionTrait, path: &Path) -> Result<Vec<Stored>, OpenError> {
     let rows = root_key::Entity::find().order_by_asc(root_key::Column::FirstUsedAt).all(db).await;
     let read = |row: root_key::Model| {
         let id = RootId::try_from(row.id).map_err(|_| OpenError::Other {
             path: path.to_owned(),
             reason: "an id in root_key is not 8 bytes long".into(),
         })?;
-        Ok((id, row.identity))
+        Ok(Stored { id, first_used_at: row.first_used_at, identity: row.identity })
     };
     rows.map_err(|error| OpenError::from_db(path, &error))?.into_iter().map(read).collect()
 }
 
-fn identity(keys: &Keyring, (id, kept): &(RootId, Option<Vec<u8>>)) -> Option<[u8; 32]> {
-    let root = keys.find(*id)?;
-    match kept {
+fn identity(keys: &Keyring, stored: &Stored) -> Option<[u8; 32]> {
+    let root = keys.find(stored.id)?;
+    match &stored.identity {
         None => Some(root.derive(Use::Identity, "")),
         Some(sealed) => seal::open(root, IDENTITY, sealed).ok()?.try_into().ok(),
     }
@@ -120,19 +168,19 @@ fn identity(keys: &Keyring, (id, kept): &(RootId, Option<Vec<u8>>)) -> Option<[u
 
 /// A count of rows.
 async fn count(db: &impl ConnectionTrait, text: &str, values: Vec<sea_orm::Value>) -> Result<u64, DbErr> {
-    let row = db.query_one_raw(Statement::from_sql_and_values(DbBackend::Sqlite, text, values)).await?;
+    let row = db.query_one_raw(statement(db.get_database_backend(), text, values)).await?;
     let count: i64 = row.map_or(Ok(0), |row| row.try_get_by_index(0))?;
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
 /// What `root` is needed for, while `current` is in use.
-async fn root_use(db: &DatabaseConnection, root: RootId, current: RootId) -> Result<RootUse, DbErr> {
-    let sealed = job_request::Entity::find().filter(job_request::Column::RootId.eq(root.to_vec()));
-    let sealed = sealed.count(db).await?;
+async fn root_use(db: &impl ConnectionTrait, root: RootId, current: RootId) -> Result<RootUse, DbErr> {
+    let sealed = r#"SELECT count(*) FROM "job_request" WHERE root_id = ?"#;
+    let sealed = count(db, sealed, vec![root.to_vec().into()]).await?;
     let running = format!(
-        "SELECT count(*) FROM job JOIN attempt ON attempt.job_id = job.id AND attempt.attempt = job.attempt \
-         WHERE job.state < 4 AND job.state = {} AND attempt.claimed_at < \
-         coalesce((SELECT first_used_at FROM root_key WHERE id = ?), 9223372036854775807)",
+        r#"SELECT count(*) FROM "job" JOIN "attempt" ON "attempt".job_id = "job".id AND "attempt".attempt = "job".attempt
+         WHERE "job".state < 4 AND "job".state = {} AND "attempt".claimed_at <
+         coalesce((SELECT first_used_at FROM "root_key" WHERE id = ?), 9223372036854775807)"#,
         StateName::Running.number()
     );
     let running =
@@ -141,11 +189,7 @@ async fn root_use(db: &DatabaseConnection, root: RootId, current: RootId) -> Res
 }
 
 /// What each of `keys` is needed for, read beside a running server.
-pub(super) async fn uses(
-    db: &DatabaseConnection,
-    path: &Path,
-    keys: &Keyring,
-) -> Result<Vec<RootUse>, OpenError> {
+pub(super) async fn uses(db: &Database, path: &Path, keys: &Keyring) -> Result<Vec<RootUse>, OpenError> {
     let mut uses = Vec::new();
     for root in keys.ids() {
         let used = root_use(db, root, keys.current().id()).await;
@@ -214,8 +258,8 @@ pub(super) async fn reseal(
     from: RootId,
     request: &job_request::Model,
 ) -> Result<bool, DbErr> {
-    const TEXT: &str = "UPDATE job_request SET root_id = ?, sealed = ?, \
-        credentials = CASE WHEN credentials IS NULL THEN NULL ELSE ? END WHERE job_id = ? AND root_id = ?";
+    const TEXT: &str = r#"UPDATE "job_request" SET root_id = ?, sealed = ?,
+        credentials = CASE WHEN credentials IS NULL THEN NULL ELSE ? END WHERE job_id = ? AND root_id = ?"#;
     let values: [sea_orm::Value; 5] = [
         request.root_id.clone().into(),
         request.sealed.clone().into(),
@@ -223,7 +267,7 @@ pub(super) async fn reseal(
         request.job_id.clone().into(),
         from.to_vec().into(),
     ];
-    let done = db.execute_raw(Statement::from_sql_and_values(DbBackend::Sqlite, TEXT, values)).await?;
+    let done = db.execute_raw(statement(db.get_database_backend(), TEXT, values)).await?;
     Ok(done.rows_affected() > 0)
 }
 

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::job::Record;
 use sea_orm::{
-    ConnectionTrait, DbBackend, DbErr, FromQueryResult, Iterable, QueryResult, Statement,
+    ConnectionTrait, DbErr, FromQueryResult, Iterable, QueryResult, Statement,
     sea_query::{Cond, Condition, Expr, ExprTrait as _, Query, SelectStatement},
 };
 
@@ -78,7 +78,7 @@ pub(super) async fn run(
     select: &SelectStatement,
     limit: Option<u64>,
 ) -> Result<Vec<QueryResult>, DbErr> {
-    let mut statement: Statement = DbBackend::Sqlite.build(select);
+    let mut statement: Statement = db.get_database_backend().build(select);
     if let Some(limit) = limit {
         statement.sql.push_str(&format!(" LIMIT {limit}"));
     }

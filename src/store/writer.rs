@@ -12,10 +12,12 @@
 use super::{
     Error,
     commit::commit,
+    database::Database,
+    shared::{self, Mark},
     write::{Done, Outcome, Rows},
 };
 use crate::{clock::Clock, job::JobId, secret::RootId};
-use sea_orm::{ConnectionTrait as _, DatabaseConnection};
+use sea_orm::ConnectionTrait as _;
 use std::{
     collections::{HashSet, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -26,7 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How often an idle writer tries whether a database that failed is back.
-const PROBE: Duration = Duration::from_secs(1);
+pub(super) const PROBE: Duration = Duration::from_secs(1);
 
 /// A write on its way.
 pub(super) struct Item {
@@ -42,7 +44,7 @@ const MOST_BYTES: usize = 8 << 20;
 /// What the writer's task owns.
 pub(super) struct Writer {
     /// The only connection that writes.
-    pub db: DatabaseConnection,
+    pub db: Database,
     /// Stands in for `db` in a simulation.
     #[cfg(test)]
     pub model: Option<super::model::Model>,
@@ -58,6 +60,8 @@ pub(super) struct Writer {
     pub root: RootId,
     /// Whether the tables name it.
     pub root_known: bool,
+    /// The last transaction, where other nodes write too.
+    pub mark: Option<Mark>,
 }
 
 impl Writer {
@@ -150,8 +154,13 @@ impl Writer {
             self.heal(result.as_ref().err());
             return result;
         }
+        if let Some(mark) = self.mark {
+            let result = self.commit_shared(rows, mark).await;
+            self.heal(result.as_ref().err());
+            return result;
+        }
         let root = (!self.root_known).then(|| (self.root, self.clock.wall()));
-        let result = commit(&self.db, rows, root).await.map_err(Error::from);
+        let result = commit(&self.db, rows, root, None).await.map_err(Error::from);
         if result.is_ok() {
             let made = |(rows, outcome): (&Rows, &Outcome)| {
                 matches!(rows, Rows::Insert { .. }) && *outcome == Outcome::Done
@@ -168,11 +177,14 @@ impl Writer {
         if let Some(model) = &self.model {
             return self.heal(model.probe().await.err().as_ref());
         }
-        let result = self.db.execute_unprepared("PRAGMA user_version = 0").await;
+        let result = match self.mark {
+            Some(mark) => shared::probe(&self.db, mark).await,
+            None => self.db.execute_unprepared("PRAGMA user_version = 0").await.map(drop),
+        };
         self.heal(result.map_err(Error::from).err().as_ref());
     }
 
-    fn heal(&self, error: Option<&Error>) {
+    pub(super) fn heal(&self, error: Option<&Error>) {
         let healthy = !error.is_some_and(Error::is_transient);
         let changed = self.health.send_if_modified(|was| std::mem::replace(was, healthy) != healthy);
         match error {
@@ -181,6 +193,11 @@ impl Writer {
             _ => {}
         }
     }
+}
+
+/// Nothing of it is stored.
+pub(super) fn refuse(item: Item, error: &Error) {
+    tell((item.id, item.done), Err(error.clone()));
 }
 
 /// One that panics must not take the writes of all others with it.

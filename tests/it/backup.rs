@@ -11,6 +11,9 @@ async fn backup(setup: &Setup, to: &std::path::Path) -> (bool, String) {
 
 #[tokio::test]
 async fn a_copy_made_under_load_has_all_that_was_acknowledged_before() {
+    if !on_a_file("it copies a file") {
+        return;
+    }
     let application = Application::new().await;
     let server = Setup::new(application.address).with("targets.default.max_in_flight", "1").start().await;
     let first = server.start(start("/first")).await;
@@ -61,6 +64,9 @@ async fn a_copy_made_under_load_has_all_that_was_acknowledged_before() {
 
 #[tokio::test]
 async fn what_cannot_be_copied_is_said() {
+    if !on_a_file("it copies a file") {
+        return;
+    }
     let setup = Setup::new("127.0.0.1:9".parse().expect("an address"));
     let copy = setup.file("copy.db");
     let (done, said) = backup(&setup, &copy).await;

@@ -153,6 +153,9 @@ async fn the_attempts_of_a_job_are_shown() {
 
 #[tokio::test]
 async fn a_watch_comes_back_by_itself_after_a_restart() {
+    if !on_what_lasts() {
+        return;
+    }
     let application = Application::new().await;
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = free.local_addr().expect("an address");

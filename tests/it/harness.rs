@@ -1,5 +1,6 @@
 //! A real server on port 0, a real application on port 0, and clients.
 
+pub use crate::databases::{OwnDatabase, ServerKind};
 use backjob::{
     app::{App, Stop},
     config::{Config, Sources},
@@ -157,22 +158,95 @@ impl Application {
     }
 }
 
+/// On which database the whole run is: BACKJOB_TEST_DATABASE says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    File,
+    Memory,
+    Server(ServerKind),
+}
+
+impl Kept {
+    pub fn here() -> Self {
+        match std::env::var("BACKJOB_TEST_DATABASE").as_deref() {
+            Err(_) | Ok("" | "sqlite") => Self::File,
+            Ok("memory") => Self::Memory,
+            Ok("postgres") => Self::Server(ServerKind::Postgres),
+            Ok("mariadb") => Self::Server(ServerKind::MariaDb),
+            Ok(other) => panic!("BACKJOB_TEST_DATABASE={other}: sqlite, memory, postgres or mariadb"),
+        }
+    }
+}
+
+/// False, and said, where a test is not for this run's database.
+fn only_where(fits: bool, why: &str) -> bool {
+    if !fits {
+        println!("SKIPPED on {:?}: {why}", Kept::here());
+    }
+    fits
+}
+
+/// Whether this run is on an SQLite file; `why` it must be.
+pub fn on_a_file(why: &str) -> bool {
+    only_where(Kept::here() == Kept::File, why)
+}
+
+/// Whether this run is on a database that outlives its server.
+pub fn on_what_lasts() -> bool {
+    only_where(Kept::here() != Kept::Memory, "its server is started again on the same database")
+}
+
 /// How a test's server is set up.
 pub struct Setup {
     pub folder: Arc<TempDir>,
+    /// On a server's database, that.
+    pub database: Option<Arc<OwnDatabase>>,
     pub settings: Vec<(String, String)>,
 }
 
 impl Setup {
-    /// A database file in a folder of its own, triggers to `application`.
+    /// A folder and a database of its own, triggers to `application`.
     pub fn new(application: SocketAddr) -> Self {
         let folder = Arc::new(tempfile::tempdir().expect("a folder"));
-        let url = format!("sqlite://{}", folder.path().join("backjob.db").display());
-        Self { folder, settings: Vec::new() }
+        let (mut url, mut database) =
+            (format!("sqlite://{}", folder.path().join("backjob.db").display()), None);
+        match Kept::here() {
+            Kept::File => {}
+            Kept::Memory => url = "sqlite::memory:".to_owned(),
+            Kept::Server(kind) => {
+                let own = OwnDatabase::now(kind).unwrap_or_else(|| panic!("set {}", kind.variable()));
+                url = own.url();
+                database = Some(Arc::new(own));
+            }
+        }
+        let key = folder.path().join("backjob.key").display().to_string();
+        let lasts = database.is_some();
+        let setup = Self { folder, database, settings: Vec::new() }
             .with("server.listen", "127.0.0.1:0")
             .with("server.shutdown_grace", "2s")
             .with("targets.default.url", &format!("http://{application}"))
-            .with("database.url", &url)
+            .with("database.url", &url);
+        if lasts { setup.with("key_file", &key) } else { setup }
+    }
+
+    /// A connection to its database beside the server's.
+    pub async fn beside(&self) -> sea_orm::DatabaseConnection {
+        match &self.database {
+            Some(own) => own.beside().await,
+            None => {
+                let url = format!("sqlite://{}?mode=rw", self.file("backjob.db").display());
+                sea_orm::Database::connect(url).await.expect("a connection")
+            }
+        }
+    }
+
+    /// The rows of a query.
+    pub async fn rows(&self, sql: &str) -> Vec<sea_orm::QueryResult> {
+        use sea_orm::{ConnectionTrait as _, Statement};
+        let db = self.beside().await;
+        let found = db.query_all_raw(Statement::from_string(db.get_database_backend(), sql)).await;
+        db.close().await.expect("closed");
+        found.expect("rows")
     }
 
     pub fn with(mut self, key: &str, value: &str) -> Self {
@@ -371,8 +445,8 @@ impl Server {
         self.stop.drain.cancel();
         let running = self.running.take().expect("it runs");
         soon("the shutdown", running).await.expect("no panic");
-        let folder = Arc::clone(&self.setup.folder);
-        Setup { folder, settings: self.setup.settings.clone() }
+        let Setup { folder, database, settings } = &self.setup;
+        Setup { folder: Arc::clone(folder), database: database.clone(), settings: settings.clone() }
     }
 }
 
@@ -586,13 +660,12 @@ impl Process {
 
 /// Waits until the table has a job whose progress is as wanted.
 pub async fn stored(setup: &Setup, wanted: impl Fn(i64) -> bool + Copy) {
-    use sea_orm::{ConnectionTrait as _, Database, DbBackend, Statement};
-    let url = format!("sqlite://{}?mode=ro", setup.file("backjob.db").display());
-    let reader = Database::connect(url).await.expect("a reader");
+    use sea_orm::{ConnectionTrait as _, Statement};
+    let reader = setup.beside().await;
     poll("the flush", async || {
         let sql =
             "SELECT progress FROM job JOIN attempt ON attempt.job_id = job.id WHERE sent_at IS NOT NULL";
-        let rows = reader.query_all_raw(Statement::from_string(DbBackend::Sqlite, sql)).await;
+        let rows = reader.query_all_raw(Statement::from_string(reader.get_database_backend(), sql)).await;
         let rows = rows.map_err(|error| error.to_string())?;
         let found: Vec<i64> = rows.iter().filter_map(|row| row.try_get("", "progress").ok()).collect();
         if found.iter().copied().any(wanted) { Ok(()) } else { Err(format!("{found:?}")) }

@@ -10,6 +10,7 @@ mod cli;
 mod contract;
 mod coverage;
 mod crash;
+mod databases;
 mod docs;
 mod ends;
 mod explain;

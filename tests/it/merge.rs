@@ -183,6 +183,9 @@ async fn joins_of_a_job_that_falls_due_do_not_hold_it_up() {
 
 #[tokio::test]
 async fn a_key_makes_one_job_at_once_and_after_a_restart() {
+    if !on_what_lasts() {
+        return;
+    }
     let (server, application, _busy) = busy().await;
     let keyed = |route: &str, key: &str| v1::StartRequest { idempotency_key: key.into(), ..start(route) };
     let connections: Vec<Clients> = (0..10).map(|_| Clients::new(server.address)).collect();

@@ -17,6 +17,9 @@ fn setup() -> Setup {
 
 #[tokio::test]
 async fn a_file_that_is_not_a_database_is_refused_and_left_as_it_is() {
+    if !on_a_file("it is about a file") {
+        return;
+    }
     let setup = setup().with("key_file", "");
     for garbage in ["this is a diary, not a database".repeat(100), "x".to_owned()] {
         fs::write(setup.file("backjob.db"), &garbage).expect("written");
@@ -30,6 +33,9 @@ async fn a_file_that_is_not_a_database_is_refused_and_left_as_it_is() {
 
 #[tokio::test]
 async fn a_place_that_cannot_be_written_is_refused() {
+    if !on_a_file("it is about a file") {
+        return;
+    }
     let setup = setup();
     let url = format!("sqlite://{}", setup.file("nowhere/backjob.db").display());
     let setup = setup.with("database.url", &url).with("key_file", "KEY");
@@ -45,6 +51,9 @@ async fn a_place_that_cannot_be_written_is_refused() {
 
 #[tokio::test]
 async fn a_second_server_on_the_same_file_is_told_so() {
+    if !on_a_file("elsewhere a second server is welcome") {
+        return;
+    }
     let (server, _application) = pair().await;
     let error = refused(&server.setup).await;
     assert!(matches!(error, app::Error::Store(OpenError::InUse { .. })), "{error}");
@@ -55,11 +64,13 @@ async fn a_second_server_on_the_same_file_is_told_so() {
 
 #[tokio::test]
 async fn tables_of_a_newer_version_are_refused() {
-    use sea_orm::{ConnectionTrait as _, Database};
+    if !on_what_lasts() {
+        return;
+    }
+    use sea_orm::ConnectionTrait as _;
     let (server, _application) = pair().await;
     let setup = server.shut_down().await;
-    let url = format!("sqlite://{}", setup.file("backjob.db").display());
-    let database = Database::connect(url).await.expect("open");
+    let database = setup.beside().await;
     let newer = "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m20991231_000001_later', 0)";
     database.execute_unprepared(newer).await.expect("written");
     database.close().await.expect("closed");
@@ -69,6 +80,9 @@ async fn tables_of_a_newer_version_are_refused() {
 
 #[tokio::test]
 async fn a_database_whose_key_is_gone_is_refused() {
+    if !on_what_lasts() {
+        return;
+    }
     let (server, application) = pair().await;
     server.start(start("/a")).await;
     application.hit().await.ok();
@@ -83,6 +97,9 @@ async fn a_database_whose_key_is_gone_is_refused() {
 
 #[tokio::test]
 async fn tables_that_may_not_be_made_are_asked_for() {
+    if !on_what_lasts() {
+        return;
+    }
     let setup = setup().with("database.migrate", "false");
     let error = refused(&setup).await;
     assert!(matches!(error, app::Error::Store(OpenError::MustMigrate { .. })), "{error}");
@@ -106,6 +123,9 @@ async fn an_address_in_use_and_a_bad_target_are_named() {
 
 #[tokio::test]
 async fn a_database_in_memory_serves_and_leaves_nothing() {
+    if !on_a_file("it chooses a database itself") {
+        return;
+    }
     let application = Application::new().await;
     let server = Setup::new(application.address).with("database.url", "sqlite::memory:").start().await;
     let job = server.start(start("/a")).await;
@@ -130,6 +150,9 @@ async fn the_program_names_every_fault_of_its_settings() {
 
 #[tokio::test]
 async fn keygen_prints_what_an_application_checks_with() {
+    if !on_what_lasts() {
+        return;
+    }
     let (server, application) = pair().await;
     server.start(start("/a")).await;
     let mut hit = application.hit().await;

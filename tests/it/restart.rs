@@ -7,6 +7,9 @@ use tokio::net::{TcpSocket, TcpStream};
 
 #[tokio::test]
 async fn jobs_in_every_state_go_on_after_kill_9() {
+    if !on_what_lasts() {
+        return;
+    }
     let application = Application::new().await;
     let setup = Setup::new(application.address)
         .with("targets.default.max_in_flight", "1")
@@ -59,6 +62,9 @@ async fn jobs_in_every_state_go_on_after_kill_9() {
 
 #[tokio::test]
 async fn a_job_that_was_claimed_and_never_sent_runs_after_kill_9() {
+    if !on_what_lasts() {
+        return;
+    }
     // A target whose queue of connections is full: nothing ever gets through.
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.1:0".parse().expect("an address")).expect("bound");
@@ -95,6 +101,9 @@ async fn a_job_that_was_claimed_and_never_sent_runs_after_kill_9() {
 
 #[tokio::test]
 async fn every_acknowledged_start_finish_and_cancel_survives_kill_9_under_load() {
+    if !on_what_lasts() {
+        return;
+    }
     let application = Application::new().await;
     let setup = Setup::new(application.address).with("targets.default.max_in_flight", "200");
     let server = Process::start(&setup).await;
@@ -145,6 +154,9 @@ async fn every_acknowledged_start_finish_and_cancel_survives_kill_9_under_load()
 
 #[tokio::test]
 async fn a_scheduled_start_is_kept_over_a_restart() {
+    if !on_what_lasts() {
+        return;
+    }
     let (server, application) = pair().await;
     let job = server.start(v1::StartRequest { start_after: Some(millis(800)), ..start("/a") }).await;
     let server = server.shut_down().await.start().await;
@@ -155,6 +167,9 @@ async fn a_scheduled_start_is_kept_over_a_restart() {
 
 #[tokio::test]
 async fn a_shutdown_waits_for_what_is_under_way_and_starts_nothing_new() {
+    if !on_what_lasts() {
+        return;
+    }
     let application = Application::new().await;
     let server = Setup::new(application.address).with("server.shutdown_grace", "10s").start().await;
     let job = server.start(start("/a")).await;

@@ -17,6 +17,9 @@ async fn gone(server: &Clients, id: &str) {
 
 #[tokio::test]
 async fn each_window_erases_what_it_is_for_and_nothing_else() {
+    if !on_what_lasts() {
+        return;
+    }
     let application = Application::new().await;
     // Those that succeeded go at once, all others stay.
     let setup = Setup::new(application.address).with("retention.succeeded", "1ms").with("retention.all", "0");
@@ -32,9 +35,7 @@ async fn each_window_erases_what_it_is_for_and_nothing_else() {
     assert_eq!(server.get(&waiting.id).await.state(), JobState::Scheduled);
     // The window of all is one of its own.
     let setup = server.shut_down().await;
-    let setup = Setup { folder: setup.folder, settings: setup.settings }
-        .with("retention.succeeded", "0")
-        .with("retention.all", "1ms");
+    let setup = setup.with("retention.succeeded", "0").with("retention.all", "1ms");
     let server = setup.start().await;
     gone(&server, &failed.id).await;
     server.cancel(&waiting.id).await.expect("cancelled");
@@ -43,6 +44,9 @@ async fn each_window_erases_what_it_is_for_and_nothing_else() {
 
 #[tokio::test]
 async fn without_windows_everything_is_kept() {
+    if !on_what_lasts() {
+        return;
+    }
     let application = Application::new().await;
     let setup = Setup::new(application.address).with("retention.succeeded", "0").with("retention.all", "0");
     let server = setup.start().await;

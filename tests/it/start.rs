@@ -259,6 +259,9 @@ async fn jobs_wait_for_a_slot_and_the_urgent_go_first() {
 
 #[tokio::test]
 async fn more_waiting_jobs_than_allowed_are_refused_until_one_is_gone() {
+    if !on_what_lasts() {
+        return;
+    }
     let application = Application::new().await;
     let setup = Setup::new(application.address).with("jobs.max_pending", "2");
     let server = setup.with("targets.default.max_in_flight", "1").start().await;
@@ -281,6 +284,9 @@ async fn more_waiting_jobs_than_allowed_are_refused_until_one_is_gone() {
 
 #[tokio::test]
 async fn a_target_with_a_key_of_its_own_signs_with_it() {
+    if !on_what_lasts() {
+        return;
+    }
     let application = Application::new().await;
     let key = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc"; // 32 times 7
     let setup = Setup::new(application.address).with("targets.default.keys", key);

@@ -119,7 +119,9 @@ fn print(config: &Config, target: &str) -> Result<ExitCode, Fault> {
 }
 
 async fn status(config: &Config) -> Result<(), Fault> {
-    let uses = Store::root_uses(&config.database.url, &keys(config)?).await.map_err(Fault::new)?;
+    let uses = Store::root_uses(&config.database.url, &app::tables(config), &keys(config)?)
+        .await
+        .map_err(Fault::new)?;
     for (place, root) in uses.iter().enumerate() {
         let needs = format!(
             "{} jobs are sealed with it, {} running attempts hold its tokens",
@@ -136,7 +138,9 @@ async fn status(config: &Config) -> Result<(), Fault> {
 }
 
 async fn unneeded(config: &Config, root: RootId) -> Result<(), Fault> {
-    let uses = Store::root_uses(&config.database.url, &keys(config)?).await.map_err(Fault::new)?;
+    let uses = Store::root_uses(&config.database.url, &app::tables(config), &keys(config)?)
+        .await
+        .map_err(Fault::new)?;
     match uses.iter().find(|used| used.id == root) {
         Some(used) if used.is_needed() => {
             Err(Fault::text(format!("{} is still needed: see keygen --status", hex(root))))

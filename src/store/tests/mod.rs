@@ -1,5 +1,7 @@
-//! The store's promises, each held on a file and in memory.
+//! The store's promises, each held on a file, in memory, on PostgreSQL and on MariaDB.
 
+#[path = "../../../tests/it/databases.rs"]
+mod databases;
 mod list;
 mod model;
 mod opening;
@@ -7,13 +9,14 @@ mod reading;
 mod schema;
 mod writing;
 
-use super::{AttemptRow, Error, New, Options, Outcome, Store, Update, Write};
+use super::{AttemptRow, Error, New, Options, Outcome, Store, Tables, Update, Write};
 use crate::clock::Clock;
 use crate::job::transition::{Progress, Report, TextChange};
 use crate::job::{Event, Job, JobId, Now, Payload, Record, Revision, Rules, Signal, Spec};
 use crate::secret::Keyring;
 use crate::tasks::Tasks;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use databases::{OwnDatabase, ServerKind};
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 use tokio::sync::oneshot;
 
@@ -46,7 +49,15 @@ fn keys(bytes: &[u8]) -> Arc<Keyring> {
 }
 
 fn options(url: String) -> Options {
-    Options { url, migrate: true, node: "here".into(), keys: keys(&[1]), queue: 64, batch: 32 }
+    Options {
+        url,
+        tables: Tables::default(),
+        migrate: true,
+        node: "here".into(),
+        keys: keys(&[1]),
+        queue: 64,
+        batch: 32,
+    }
 }
 
 fn url(file: &Path) -> String {
@@ -57,21 +68,44 @@ async fn open(options: Options) -> Store {
     Store::open(options, Arc::new(StillClock), &Tasks::default()).await.expect("opened")
 }
 
-/// Runs a test on a file, in memory, and on the model of a simulation.
+/// Runs a test on a store of each database, and on the model of a simulation.
 async fn on_all(test: impl AsyncFn(Store)) {
-    on_both(&test).await;
+    on_each(&test).await;
     let store = simulated();
     test(store.clone()).await;
     store.close().await;
 }
 
-/// Runs a test on a file and in memory.
-async fn on_both(test: impl AsyncFn(Store)) {
-    let folder = tempfile::tempdir().expect("a folder");
-    for url in [url(&folder.path().join("backjob.db")), "sqlite::memory:".into()] {
-        let store = open(options(url)).await;
+/// Runs a test on a store of each database.
+async fn on_each(test: impl AsyncFn(Store)) {
+    on_each_opened(async |options| {
+        let store = open(options).await;
         test(store.clone()).await;
         store.close().await;
+    })
+    .await;
+    let store = open(options("sqlite::memory:".into())).await;
+    test(store.clone()).await;
+    store.close().await;
+}
+
+/// Runs a test with what opens a database that lasts, of each kind.
+async fn on_each_opened(test: impl AsyncFn(Options)) {
+    let folder = tempfile::tempdir().expect("a folder");
+    test(options(url(&folder.path().join("backjob.db")))).await;
+    for kind in ServerKind::ALL {
+        if let Some(database) = OwnDatabase::on(kind).await {
+            test(options(database.url())).await;
+        }
+    }
+}
+
+/// Runs a test on each kind of server.
+async fn on_servers(test: impl AsyncFn(&OwnDatabase)) {
+    for kind in ServerKind::ALL {
+        if let Some(database) = OwnDatabase::on(kind).await {
+            test(&database).await;
+        }
     }
 }
 

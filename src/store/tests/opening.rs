@@ -147,7 +147,16 @@ async fn where_nothing_can_be_written_people_are_told_so() {
 
 #[tokio::test]
 async fn addresses_that_mean_nothing_are_refused() {
-    for url in ["", "backjob.db", "postgres://localhost/x", "sqlite:", "sqlite://", "sqlite://x.db?mode=ro"] {
+    for url in [
+        "",
+        "backjob.db",
+        "mssql://localhost/x",
+        "postgres://localhost",
+        "mysql://localhost",
+        "sqlite:",
+        "sqlite://",
+        "sqlite://x.db?mode=ro",
+    ] {
         let error = refused(options(url.into())).await;
         assert!(matches!(error, OpenError::BadUrl { .. }), "{url}: {error:?}");
     }

@@ -1,0 +1,161 @@
+//! Transactions beside those of other nodes: what is in the way is waited out, what
+//! was overtaken is begun anew, and an end that was not heard of is looked up.
+//!
+//! ```text
+//!   commit ──┬─ done
+//!            ├─ refused, unavailable ─────────────▶ told
+//!            ├─ overtaken, deadlock, connection lost before COMMIT ─▶ again, a few times
+//!            └─ connection lost at COMMIT ─▶ read the mark ─┬─ ours: done
+//!                                                           └─ not ours: again
+//! ```
+//!
+//! Each transaction ends with its number in this store's own row of `node_commit`.
+//! The row is read under a lock, so that a transaction that still ends on the server,
+//! though nobody waits for it, is waited for.
+
+use super::{
+    Error,
+    commit::{Failed, commit},
+    database::{Database, Transaction},
+    dialect::statement,
+    error::{Trouble, plain, trouble},
+    write::{Outcome, Rows},
+    writer::{PROBE, Writer, refuse},
+};
+use sea_orm::{ConnectionTrait as _, DbErr};
+use std::time::Duration;
+
+/// How often a transaction is begun anew.
+const TRIES: u32 = 12;
+/// How often on a new connection: one that died is common after a restart of the
+/// server; more are the server's.
+const CONNECTIONS: u32 = 3;
+/// How long a transaction may take, from its begin to its COMMIT, and the COMMIT.
+const TIME: Duration = Duration::from_secs(20);
+
+/// A transaction, as the tables know it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mark {
+    /// The store's, made anew each time that one is opened.
+    pub incarnation: [u8; 16],
+    /// It rises by one with each transaction.
+    pub number: i64,
+}
+
+/// Writes it down, as the last thing before COMMIT: its row is locked until then.
+pub(super) async fn mark(db: &Transaction, mark: Mark) -> Result<(), DbErr> {
+    const TEXT: &str = r#"UPDATE "node_commit" SET mark = ? WHERE incarnation = ?"#;
+    let values = [mark.number.into(), mark.incarnation.to_vec().into()];
+    let done = db.execute_raw(statement(db.get_database_backend(), TEXT, values)).await?;
+    if done.rows_affected() == 0 {
+        // Nobody but another server of this name takes it away.
+        return Err(DbErr::Custom("another server was started with this node.name".into()));
+    }
+    Ok(())
+}
+
+/// Makes the row, and removes those that earlier servers of this name left behind.
+pub(super) async fn begin(db: &Database, node: &str, incarnation: [u8; 16]) -> Result<(), DbErr> {
+    let backend = db.get_database_backend();
+    let text = r#"DELETE FROM "node_commit" WHERE node = ?"#;
+    db.execute_raw(statement(backend, text, [node.into()])).await?;
+    let text = r#"INSERT INTO "node_commit" (incarnation, node, mark) VALUES (?, ?, 0)"#;
+    db.execute_raw(statement(backend, text, [incarnation.to_vec().into(), node.into()])).await.map(drop)
+}
+
+/// Removes the row.
+pub(super) async fn end(db: &Database, incarnation: [u8; 16]) -> Result<(), DbErr> {
+    let text = r#"DELETE FROM "node_commit" WHERE incarnation = ?"#;
+    db.execute_raw(statement(db.get_database_backend(), text, [incarnation.to_vec().into()])).await.map(drop)
+}
+
+/// The number of the last transaction that was stored.
+async fn last(db: &Database, incarnation: [u8; 16]) -> Result<i64, DbErr> {
+    let text = r#"SELECT mark FROM "node_commit" WHERE incarnation = ? FOR UPDATE"#;
+    let statement = statement(db.get_database_backend(), text, [incarnation.to_vec().into()]);
+    let found = within(db.query_all_raw(statement)).await?;
+    found.first().map_or(Ok(0), |row| row.try_get_by_index(0))
+}
+
+/// A write that changes nothing but reaches the tables.
+pub(super) async fn probe(db: &Database, mark: Mark) -> Result<(), DbErr> {
+    let text = r#"UPDATE "node_commit" SET mark = ? WHERE incarnation = ?"#;
+    let values = [mark.number.into(), mark.incarnation.to_vec().into()];
+    within(db.execute_raw(statement(db.get_database_backend(), text, values))).await.map(drop)
+}
+
+/// A server that says nothing any more is as good as gone.
+pub(super) async fn within<T, E: From<DbErr>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let silent = || DbErr::Custom(format!("the database did not answer in {TIME:?}"));
+    tokio::time::timeout(TIME, work).await.unwrap_or_else(|_| Err(silent().into()))
+}
+
+impl Writer {
+    /// Carries out a transaction beside those of other nodes.
+    pub(super) async fn commit_shared(&mut self, rows: &[Rows], mark: Mark) -> Result<Vec<Outcome>, Error> {
+        // Where the last one failed, a new connection is no news.
+        let (mut tries, mut connections) = (0, if *self.health.borrow() { 0 } else { CONNECTIONS });
+        loop {
+            tries += 1;
+            self.mark = Some(Mark { number: self.mark.map_or(mark.number, |mark| mark.number) + 1, ..mark });
+            let error = match commit(&self.db, rows, None, self.mark).await {
+                Ok(outcomes) => return Ok(outcomes),
+                Err(Failed::Overtaken) if tries < TRIES => {
+                    self.pause(tries).await;
+                    continue;
+                }
+                Err(Failed::Overtaken) => {
+                    return Err(Error::Unavailable("too many nodes start the same".into()));
+                }
+                Err(Failed::Whole(error)) => error,
+                Err(Failed::InDoubt(outcomes, error)) => match self.was_stored(&error).await {
+                    Some(true) => return Ok(outcomes),
+                    Some(false) => error,
+                    None => return Err(error.into()),
+                },
+            };
+            match trouble(&error) {
+                Trouble::Again if tries < TRIES => {}
+                Trouble::Gone if connections < CONNECTIONS && tries < TRIES => connections += 1,
+                Trouble::Again => return Err(Error::Unavailable(plain(&error))),
+                _ => return Err(error.into()),
+            }
+            tracing::debug!(%error, tries, "a transaction is begun anew");
+            self.pause(tries).await;
+        }
+    }
+
+    /// So that who was in each other's way is not so again.
+    async fn pause(&self, tries: u32) {
+        let mut random = [0; 1];
+        self.clock.random(&mut random);
+        let most = 2_u64 << tries.min(7);
+        tokio::time::sleep(Duration::from_millis(most * u64::from(random[0]) / 256)).await;
+    }
+
+    /// Whether the last transaction was stored; none if the store is closed before
+    /// that can be known. Until then nothing else is written.
+    async fn was_stored(&mut self, error: &DbErr) -> Option<bool> {
+        let mark = self.mark?;
+        tracing::warn!(error = plain(error), "the end of a transaction is not known; looking it up");
+        loop {
+            let error = match last(&self.db, mark.incarnation).await {
+                Ok(number) => {
+                    let stored = number == mark.number;
+                    tracing::warn!(stored, "the end of the transaction is known");
+                    return Some(stored);
+                }
+                Err(error) => Error::from(error),
+            };
+            self.heal(Some(&error));
+            if self.closing.is_cancelled() {
+                tracing::error!("whether the last writes were stored is not known");
+                return None;
+            }
+            while let Ok(item) = self.queue.try_recv() {
+                refuse(item, &error);
+            }
+            tokio::time::sleep(PROBE).await;
+        }
+    }
+}
