@@ -193,26 +193,29 @@ impl Engine {
         text: bool,
     ) -> Result<Vec<JobId>, Error> {
         let mut missing = Vec::new();
-        let mut offer = |record: Record| {
+        let offer = |shown: &Shown| {
+            let record = &shown.subject;
             if after == Some(record.job.revision) {
                 watcher.known(record.id, record.job.revision, record.job.state_name().is_final());
             } else {
-                watcher.offer(&Arc::new(Frame::new(record)));
+                watcher.offer(shown);
             }
         };
         for ids in ids.chunks(ROWS as usize) {
             let mut stored = Vec::new();
             for id in ids {
-                match self.live.get(*id) {
-                    Some(live) => offer(live.snapshot(text)),
-                    None => stored.push(*id),
+                // A change that is not in it yet is published after it was forgotten.
+                match (self.live.get(*id), self.recent.get(*id)) {
+                    (Some(live), _) => offer(&Arc::new(Frame::new(live.snapshot(text)))),
+                    (None, Some(shown)) => offer(&shown),
+                    (None, None) => stored.push(*id),
                 }
             }
             let mut found = self.store.records(&stored, text).await?;
             stored.retain(|id| !found.iter().any(|record| record.id == *id));
             missing.extend(stored);
             found.iter_mut().for_each(|record| self.freshen(record, text));
-            found.into_iter().for_each(&mut offer);
+            found.into_iter().for_each(|record| offer(&Arc::new(Frame::new(record))));
         }
         Ok(missing)
     }

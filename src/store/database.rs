@@ -72,6 +72,11 @@ impl Database {
         self.connection.close_by_ref().await
     }
 
+    /// `sql` with the names of the tables put in place.
+    pub(super) fn place(&self, sql: String) -> String {
+        if self.tables.are_plain() { sql } else { self.tables.place(&sql) }
+    }
+
     fn placed(&self, statement: Statement) -> Statement {
         placed(&self.tables, statement)
     }

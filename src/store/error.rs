@@ -301,6 +301,7 @@ pub(super) fn violates(error: &DbErr, key: &str) -> bool {
 }
 
 // Primary result codes, https://www.sqlite.org/rescode.html
+const ERROR: i32 = 1;
 const PERMISSION: i32 = 3;
 const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
@@ -322,6 +323,11 @@ fn sqlite_code(error: &DbErr) -> Option<i32> {
         }
         _ => None,
     }
+}
+
+/// Whether SQLite refused what a statement would write, or the statement itself.
+pub(super) fn is_refusal(error: &DbErr) -> bool {
+    matches!(sqlite_code(error), Some(ERROR | TOO_BIG | CONSTRAINT | MISMATCH | RANGE))
 }
 
 fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {

@@ -36,6 +36,7 @@ macro_rules! simulated {
 }
 
 mod backup;
+mod batch;
 mod commit;
 mod database;
 mod dialect;

@@ -9,6 +9,7 @@
 
 use super::{
     Error, Existing, List, Options, Outcome, Shared, StartKey, Store,
+    batch::Kept,
     database::Database,
     entity::{attempt, job, job_label, job_request, job_text, start_key},
     read, row,
@@ -478,6 +479,7 @@ impl Store {
             db: nowhere(),
             mark: None,
             model: Some(model.clone()),
+            kept: Kept::default(),
             queue: receiver,
             batch: options.batch.max(1),
             health,

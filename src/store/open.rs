@@ -3,6 +3,7 @@
 
 use super::{
     OpenError, Options, Shared, Store,
+    batch::Kept,
     database::Database,
     names::Tables,
     roots::{self, RootUse},
@@ -67,6 +68,7 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
         db,
         #[cfg(test)]
         model: None,
+        kept: Kept::default(),
         queue: receiver,
         batch: options.batch.max(1),
         health,

@@ -163,6 +163,8 @@ pub(super) enum Rows {
     Update {
         from: i64,
         job: job::Model,
+        /// Nothing but what its action reported is new.
+        progress: bool,
         /// No later Start joins it any more.
         closed: bool,
         /// Its credentials are not needed any more.
@@ -217,7 +219,12 @@ impl Rows {
             }
             Write::Update(update) => {
                 let Update { from, record, text, attempt } = *update;
+                // Within an epoch a running job is changed by reports and a cancel alone.
+                let progress = matches!(record.job.state, State::Running(_))
+                    && record.job.revision.epoch() == from.epoch()
+                    && !record.job.cancel_requested;
                 let rows = Self::Update {
+                    progress,
                     from: from.stored(),
                     wipe: record.spec.as_user && record.job.state_name().is_final(),
                     closed: record.spec.merge.is_some() && record.is_closed(),

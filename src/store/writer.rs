@@ -11,6 +11,7 @@
 
 use super::{
     Error,
+    batch::{Kept, Written},
     commit::commit,
     database::Database,
     shared::{self, Mark},
@@ -45,6 +46,8 @@ const MOST_BYTES: usize = 8 << 20;
 pub(super) struct Writer {
     /// The only connection that writes.
     pub db: Database,
+    /// That connection, while nobody else needs it.
+    pub kept: Kept,
     /// Stands in for `db` in a simulation.
     #[cfg(test)]
     pub model: Option<super::model::Model>,
@@ -78,6 +81,7 @@ impl Writer {
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
         }
+        self.kept.release();
     }
 
     /// Waits for something to write and takes all there is; false at the end.
@@ -159,6 +163,21 @@ impl Writer {
             self.heal(result.as_ref().err());
             return result;
         }
+        if self.root_known {
+            match self.kept.write(&self.db, rows).await {
+                Some(Written::All) => {
+                    self.heal(None);
+                    return Ok(vec![Outcome::Done; rows.len()]);
+                }
+                Some(Written::Failed(error)) => {
+                    let error = Error::from(error);
+                    self.heal(Some(&error));
+                    return Err(error);
+                }
+                Some(Written::Otherwise) | None => {}
+            }
+        }
+        self.kept.release();
         let root = (!self.root_known).then(|| (self.root, self.clock.wall()));
         let result = commit(&self.db, rows, root, None).await.map_err(Error::from);
         if result.is_ok() {
@@ -177,6 +196,7 @@ impl Writer {
         if let Some(model) = &self.model {
             return self.heal(model.probe().await.err().as_ref());
         }
+        self.kept.release();
         let result = match self.mark {
             Some(mark) => shared::probe(&self.db, mark).await,
             None => self.db.execute_unprepared("PRAGMA user_version = 0").await.map(drop),

@@ -1,0 +1,439 @@
+//! On SQLite: a whole transaction as one text.
+//!
+//! Every statement that is handed to a connection of SQLite is a way to its thread
+//! and back, which costs more than what most statements do. So what is written most,
+//! new jobs and changes of jobs, goes there at once, with its BEGIN and COMMIT, and
+//! nothing is read before: this process is the only one that writes, so what it
+//! knows of revisions nearly always holds. Where a new job is there already in
+//! another shape (a merge key, a start key), or a row has another revision than was
+//! thought, a statement fails, nothing is written, and [`super::commit`] looks
+//! closer.
+
+use super::{
+    database::Database,
+    entity::{attempt, job, job_label, job_request, job_text, start_key},
+    error,
+    write::Rows,
+};
+use sea_orm::{DbErr, RuntimeErr};
+use sqlx::{
+    Arguments as _, AssertSqlSafe, Executor as _, Sqlite, encode::Encode, pool::PoolConnection,
+    sqlite::SqliteArguments, types::Type,
+};
+
+/// Values that one statement binds, at most.
+const BOUND: usize = 32_000;
+
+/// Columns of a new job; all others are NULL.
+const NEW: &[&str] = &[
+    "id",
+    "state",
+    "revision",
+    "attempt",
+    "progress",
+    "created_at",
+    "scheduled_at",
+    "updated_at",
+    "changed_at",
+    "give_up_at",
+    "cancel_requested",
+    "merged_count",
+    "merge_key",
+    "target",
+    "priority",
+    "created_by",
+];
+const REQUEST: &[&str] = &["job_id", "retry_of", "route", "spec", "root_id", "sealed", "credentials"];
+const LABEL: &[&str] = &["job_id", "name", "value", "created_at"];
+const KEY: &[&str] = &["caller", "key_hash", "job_id", "request_hash"];
+/// What an action reports.
+const PROGRESS: &[&str] =
+    &["revision", "progress", "done", "total", "unit", "stage", "updated_at", "changed_at"];
+/// What else may change of a job; `merge_key` stays or goes.
+const CHANGED: &[&str] = &[
+    "revision",
+    "progress",
+    "done",
+    "total",
+    "unit",
+    "stage",
+    "updated_at",
+    "changed_at",
+    "state",
+    "attempt",
+    "owner",
+    "scheduled_at",
+    "started_at",
+    "ended_at",
+    "give_up_at",
+    "cancel_requested",
+    "failure_reason",
+    "failure_message",
+    "failure_status",
+    "merge_key",
+];
+const ATTEMPT: &[&str] = &[
+    "job_id",
+    "attempt",
+    "node",
+    "claimed_at",
+    "sent_at",
+    "reported",
+    "ended_at",
+    "http_status",
+    "failure_reason",
+    "failure_message",
+    "last_sequence",
+    "end_sequence",
+    "end_hash",
+];
+const TEXT: &[&str] = &[
+    "job_id",
+    "attempt",
+    "text",
+    "text_written",
+    "text_truncated",
+    "result_type",
+    "result",
+    "result_truncated",
+];
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Written {
+    /// All of it is durable.
+    All,
+    /// Nothing is written: something is otherwise than was thought.
+    Otherwise,
+    /// Nothing is written.
+    Failed(DbErr),
+}
+
+/// The connection that writes, kept: to give it back costs a way to its thread, too.
+#[derive(Debug, Default)]
+pub(super) struct Kept(Option<PoolConnection<Sqlite>>);
+
+impl Kept {
+    /// Gives it back, so that others may write.
+    pub(super) fn release(&mut self) {
+        self.0 = None;
+    }
+
+    /// Writes all of `writes`, or nothing; None where they are more than one text
+    /// can say.
+    pub(super) async fn write(&mut self, db: &Database, writes: &[Rows]) -> Option<Written> {
+        let batch = Batch::of(writes)?;
+        let fails = |error: sqlx::Error| DbErr::Exec(RuntimeErr::SqlxError(error.into()));
+        let connection = match &mut self.0 {
+            Some(connection) => connection,
+            none => match db.connection().get_sqlite_connection_pool().acquire().await {
+                Ok(connection) => none.insert(connection),
+                Err(error) => return Some(Written::Failed(fails(error))),
+            },
+        };
+        let text = db.place(batch.text);
+        let query = sqlx::query_with(AssertSqlSafe(text), batch.values);
+        Some(match connection.execute(query).await {
+            Ok(_) => Written::All,
+            Err(error) => {
+                // It may be rolled back already, which is no fault.
+                let _ = connection.execute("ROLLBACK").await;
+                let error = fails(error);
+                if error::is_refusal(&error) { Written::Otherwise } else { Written::Failed(error) }
+            }
+        })
+    }
+}
+
+struct Batch {
+    text: String,
+    values: SqliteArguments,
+    /// Of the statement that is being written.
+    bound: usize,
+    too_large: bool,
+}
+
+impl Batch {
+    fn of(writes: &[Rows]) -> Option<Self> {
+        let mut batch = Self {
+            text: String::with_capacity(4_096),
+            values: SqliteArguments::default(),
+            bound: 0,
+            too_large: false,
+        };
+        let (mut new, mut reported, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+        for write in writes {
+            match write {
+                Rows::Insert { job, request, labels, text: None, start_key, .. } if is_new(job) => {
+                    new.push((job, request, labels, start_key));
+                }
+                Rows::Update { from, job, progress: true, text, attempt, .. } => {
+                    reported.push((*from, job, text, attempt));
+                }
+                Rows::Update { from, job, closed, wipe, text, attempt, .. } => {
+                    changed.push((*from, job, *closed, *wipe, text, attempt));
+                }
+                Rows::Insert { .. } | Rows::Delete(_) | Rows::Reseal { .. } => return None,
+            }
+        }
+        batch.text.push_str("BEGIN IMMEDIATE;");
+        batch.insert("job", NEW, new.iter().map(|(job, ..)| *job), Self::new_job);
+        batch.insert("job_request", REQUEST, new.iter().map(|(_, request, ..)| *request), Self::request);
+        batch.insert("job_label", LABEL, new.iter().flat_map(|(_, _, labels, _)| *labels), Self::label);
+        batch.insert("start_key", KEY, new.iter().filter_map(|(.., key)| key.as_ref()), Self::key);
+        batch.update(PROGRESS, reported.iter(), |batch, (from, job, ..)| {
+            batch.from(*from, job);
+            batch.progress(job);
+        });
+        batch.update(CHANGED, changed.iter(), |batch, (from, job, closed, ..)| {
+            batch.from(*from, job);
+            batch.progress(job);
+            batch.state(job, *closed);
+        });
+        let attempts = reported.iter().filter_map(|(.., attempt)| attempt.as_ref());
+        let attempts = attempts.chain(changed.iter().filter_map(|(.., attempt)| attempt.as_ref()));
+        batch.replace("attempt", ATTEMPT, 2, attempts, Self::attempt);
+        let texts = reported.iter().filter_map(|(_, _, text, _)| text.as_ref());
+        let texts = texts.chain(changed.iter().filter_map(|(.., text, _)| text.as_ref()));
+        batch.replace("job_text", TEXT, 1, texts, Self::job_text);
+        batch.wipe(changed.iter().filter(|(_, _, _, wipe, ..)| *wipe).map(|(_, job, ..)| *job));
+        batch.text.push_str("COMMIT");
+        (!batch.too_large).then_some(batch)
+    }
+
+    fn add<'t, T: Encode<'t, Sqlite> + Type<Sqlite>>(&mut self, value: T) {
+        // Numbers, bytes and texts always have a form for SQLite.
+        self.too_large |= self.values.add(value).is_err();
+        self.bound += 1;
+    }
+
+    /// `(?, …), …` for rows of `columns` values; how many rows there are.
+    fn rows<T>(
+        &mut self,
+        columns: usize,
+        before: impl FnOnce(&mut String),
+        rows: impl Iterator<Item = T>,
+        bind: impl Fn(&mut Self, T),
+    ) -> usize {
+        let mut rows = rows.peekable();
+        if rows.peek().is_none() {
+            return 0;
+        }
+        before(&mut self.text);
+        self.bound = 0;
+        let mut count = 0;
+        for row in rows {
+            self.text.push_str(if count == 0 { "(?" } else { ",(?" });
+            for _ in 1..columns {
+                self.text.push_str(",?");
+            }
+            self.text.push(')');
+            bind(self, row);
+            count += 1;
+        }
+        self.too_large |= self.bound > BOUND;
+        count
+    }
+
+    fn insert<T>(
+        &mut self,
+        table: &str,
+        columns: &[&str],
+        rows: impl Iterator<Item = T>,
+        bind: impl Fn(&mut Self, T),
+    ) -> bool {
+        let before = |text: &mut String| {
+            push(text, &[r#"INSERT INTO ""#, table, r#"" ("#]);
+            list(text, columns, |text, column| text.push_str(column));
+            text.push_str(") VALUES ");
+        };
+        let any = self.rows(columns.len(), before, rows, bind) > 0;
+        if any {
+            self.text.push(';');
+        }
+        any
+    }
+
+    /// Inserts, or writes over what has the same key: the first `key` columns.
+    fn replace<T>(
+        &mut self,
+        table: &str,
+        columns: &[&str],
+        key: usize,
+        rows: impl Iterator<Item = T>,
+        bind: impl Fn(&mut Self, T),
+    ) {
+        if self.insert(table, columns, rows, bind) {
+            self.text.pop();
+            let (key, others) = columns.split_at(key);
+            self.text.push_str(" ON CONFLICT (");
+            list(&mut self.text, key, |text, column| text.push_str(column));
+            self.text.push_str(") DO UPDATE SET ");
+            list(&mut self.text, others, |text, column| push(text, &[column, " = excluded.", column]));
+            self.text.push(';');
+        }
+    }
+
+    /// Writes each job whose revision is the one that it was changed from; fails if
+    /// one of them has another.
+    fn update<T>(&mut self, columns: &[&str], rows: impl Iterator<Item = T>, bind: impl Fn(&mut Self, T)) {
+        let before = |text: &mut String| {
+            text.push_str("WITH v(id, from_revision, ");
+            list(text, columns, |text, column| text.push_str(column));
+            text.push_str(") AS (VALUES ");
+        };
+        let count = self.rows(columns.len() + 2, before, rows, bind);
+        if count == 0 {
+            return;
+        }
+        self.text.push_str(r#") UPDATE "job" AS j SET "#);
+        list(&mut self.text, columns, |text, column| match column {
+            // The value says whether it goes.
+            "merge_key" => text.push_str("merge_key = CASE WHEN v.merge_key THEN NULL ELSE j.merge_key END"),
+            column => push(text, &[column, " = v.", column]),
+        });
+        self.text.push_str(" FROM v WHERE j.id = v.id AND j.revision = v.from_revision;");
+        // An overflow, which is an error, if that was not all of them.
+        self.text.push_str("SELECT 1 WHERE abs(-9223372036854775807 - (changes() <> ?)) = 0;");
+        self.add(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// The credentials of these are not needed any more.
+    fn wipe<'a>(&mut self, jobs: impl Iterator<Item = &'a job::Model>) {
+        let before = |text: &mut String| {
+            text.push_str(r#"UPDATE "job_request" SET credentials = NULL WHERE (job_id) IN (VALUES "#);
+        };
+        if self.rows(1, before, jobs, |batch, job| batch.add(job.id.as_slice())) > 0 {
+            self.text.push_str(");");
+        }
+    }
+
+    fn new_job(&mut self, job: &job::Model) {
+        self.add(job.id.as_slice());
+        for number in [job.state, job.revision, job.attempt, job.progress] {
+            self.add(number);
+        }
+        for at in [job.created_at, job.scheduled_at, job.updated_at, job.changed_at] {
+            self.add(at);
+        }
+        self.add(job.give_up_at);
+        self.add(job.cancel_requested);
+        self.add(job.merged_count);
+        self.add(job.merge_key.as_deref());
+        self.add(job.target.as_str());
+        self.add(job.priority);
+        self.add(job.created_by.as_str());
+    }
+
+    fn request(&mut self, request: &job_request::Model) {
+        self.add(request.job_id.as_slice());
+        self.add(request.retry_of.as_deref());
+        self.add(request.route.as_str());
+        self.add(request.spec.as_str());
+        self.add(request.root_id.as_slice());
+        self.add(request.sealed.as_slice());
+        self.add(request.credentials.as_deref());
+    }
+
+    fn label(&mut self, label: &job_label::Model) {
+        self.add(label.job_id.as_slice());
+        self.add(label.name.as_str());
+        self.add(label.value.as_str());
+        self.add(label.created_at);
+    }
+
+    fn key(&mut self, key: &start_key::Model) {
+        self.add(key.caller.as_str());
+        self.add(key.key_hash.as_slice());
+        self.add(key.job_id.as_slice());
+        self.add(key.request_hash.as_slice());
+    }
+
+    fn from(&mut self, from: i64, job: &job::Model) {
+        self.add(job.id.as_slice());
+        self.add(from);
+    }
+
+    /// In the order of [`PROGRESS`].
+    fn progress(&mut self, job: &job::Model) {
+        self.add(job.revision);
+        self.add(job.progress);
+        self.add(job.done);
+        self.add(job.total);
+        self.add(job.unit.as_deref());
+        self.add(job.stage.as_deref());
+        self.add(job.updated_at);
+        self.add(job.changed_at);
+    }
+
+    /// The rest of [`CHANGED`].
+    fn state(&mut self, job: &job::Model, closed: bool) {
+        self.add(job.state);
+        self.add(job.attempt);
+        self.add(job.owner.as_deref());
+        self.add(job.scheduled_at);
+        for at in [job.started_at, job.ended_at, job.give_up_at] {
+            self.add(at);
+        }
+        self.add(job.cancel_requested);
+        self.add(job.failure_reason);
+        self.add(job.failure_message.as_deref());
+        self.add(job.failure_status);
+        self.add(closed);
+    }
+
+    fn attempt(&mut self, attempt: &attempt::Model) {
+        self.add(attempt.job_id.as_slice());
+        self.add(attempt.attempt);
+        self.add(attempt.node.as_str());
+        self.add(attempt.claimed_at);
+        self.add(attempt.sent_at);
+        self.add(attempt.reported);
+        self.add(attempt.ended_at);
+        self.add(attempt.http_status);
+        self.add(attempt.failure_reason);
+        self.add(attempt.failure_message.as_deref());
+        self.add(attempt.last_sequence);
+        self.add(attempt.end_sequence);
+        self.add(attempt.end_hash.as_deref());
+    }
+
+    fn job_text(&mut self, text: &job_text::Model) {
+        self.add(text.job_id.as_slice());
+        self.add(text.attempt);
+        self.add(text.text.as_deref());
+        self.add(text.text_written);
+        self.add(text.text_truncated);
+        self.add(text.result_type.as_deref());
+        self.add(text.result.as_deref());
+        self.add(text.result_truncated);
+    }
+}
+
+/// Whether all that is not in [`NEW`] is NULL.
+fn is_new(job: &job::Model) -> bool {
+    let job::Model { owner, done, total, unit, stage, started_at, ended_at, .. } = job;
+    owner.is_none()
+        && done.is_none()
+        && total.is_none()
+        && unit.is_none()
+        && stage.is_none()
+        && started_at.is_none()
+        && ended_at.is_none()
+        && job.failure_reason.is_none()
+        && job.failure_message.is_none()
+        && job.failure_status.is_none()
+}
+
+fn push(text: &mut String, parts: &[&str]) {
+    parts.iter().for_each(|part| text.push_str(part));
+}
+
+fn list(text: &mut String, columns: &[&str], write: impl Fn(&mut String, &str)) {
+    for (place, column) in columns.iter().enumerate() {
+        if place > 0 {
+            text.push_str(", ");
+        }
+        write(text, column);
+    }
+}
