@@ -46,14 +46,16 @@ start_postgres() {
   fi
   local bin data=$folder/postgres port
   bin=$(pg_bin) port=$(free_port)
-  "${as[@]}" "$bin/initdb" -D "$data" -U backjob -A trust -E UTF8 --no-sync >"$folder/initdb.log" 2>&1
+  echo backjob >"$folder/password"
+  "${as[@]}" "$bin/initdb" -D "$data" -U backjob -A scram-sha-256 -E UTF8 --no-sync \
+    --pwfile="$folder/password" >"$folder/initdb.log" 2>&1
   # A server that dies with its machine is not what is tested: no fsync.
   "${as[@]}" "$bin/postgres" -D "$data" -p "$port" -k "$data" -c listen_addresses=127.0.0.1 \
     -c fsync=off -c max_connections=400 -c shared_buffers=64MB -c max_wal_size=256MB \
     >"$folder/postgres.log" 2>&1 &
   echo $! >"$folder/postgres.pid"
   until_up PostgreSQL "$bin/pg_isready" -q -h 127.0.0.1 -p "$port"
-  echo "export BACKJOB_TEST_POSTGRES=postgres://backjob@127.0.0.1:$port/postgres"
+  echo "export BACKJOB_TEST_POSTGRES=postgres://backjob:backjob@127.0.0.1:$port/postgres"
   start_pgbouncer "$port"
 }
 
@@ -62,7 +64,7 @@ start_pgbouncer() { # port of PostgreSQL
   local port; port=$(free_port)
   cat >"$folder/pgbouncer.ini" <<INI
 [databases]
-* = host=127.0.0.1 port=$1
+* = host=127.0.0.1 port=$1 user=backjob password=backjob
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = $port
@@ -73,12 +75,10 @@ default_pool_size = 3
 max_client_conn = 1000
 server_idle_timeout = 5
 INI
-  # auth_type any takes the user that an entry names.
-  sed -i "s/^\* = .*/& user=backjob/" "$folder/pgbouncer.ini"
   "${as[@]}" pgbouncer -q "$folder/pgbouncer.ini" >"$folder/pgbouncer.log" 2>&1 &
   echo $! >"$folder/pgbouncer.pid"
   until_up pgbouncer bash -c "exec 3<>/dev/tcp/127.0.0.1/$port"
-  echo "export BACKJOB_TEST_PGBOUNCER=postgres://backjob@127.0.0.1:$port/postgres"
+  echo "export BACKJOB_TEST_PGBOUNCER=postgres://backjob:backjob@127.0.0.1:$port/postgres"
 }
 
 start_mariadb() {

@@ -183,7 +183,7 @@ fn indexes(backend: Backend) -> Vec<Of> {
     let mut indexes = INDEXES.to_vec();
     if backend != Backend::Sqlite {
         // What other nodes changed; SQLite has none.
-        indexes.push(("job_changed", "job", &["changed_at"], None));
+        indexes.push(("job_changed", "job", &["changed_at", "id"], None));
     }
     if backend == Backend::MySql {
         // It knows no conditions: an index holds every row, and is searched by state.

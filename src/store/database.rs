@@ -1,7 +1,11 @@
 //! A database as the rooms of the store see it: its connections, with the names of
 //! the tables put in place, and whatever a pooler between makes necessary.
 
-use super::names::Tables;
+use super::{
+    error::{Trouble, is_away, trouble},
+    names::Tables,
+    shared::within,
+};
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult,
     RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _,
@@ -18,6 +22,8 @@ type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, DbErr>> + Send + 'a>>
 pub(super) struct Database {
     connection: DatabaseConnection,
     tables: Arc<Tables>,
+    /// How many there are, at most.
+    connections: u32,
 }
 
 /// A transaction; dropped, it is rolled back.
@@ -34,8 +40,8 @@ enum Inner {
 }
 
 impl Database {
-    pub(super) fn new(connection: DatabaseConnection, tables: Tables) -> Self {
-        Self { connection, tables: Arc::new(tables) }
+    pub(super) fn new(connection: DatabaseConnection, tables: Tables, connections: u32) -> Self {
+        Self { connection, tables: Arc::new(tables), connections }
     }
 
     pub(super) fn connection(&self) -> &DatabaseConnection {
@@ -80,6 +86,28 @@ impl Database {
     fn placed(&self, statement: Statement) -> Statement {
         placed(&self.tables, statement)
     }
+
+    /// Reads from a server: once more for each connection that turns out to be dead.
+    async fn read(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        let statement = self.placed(statement);
+        let mut tries = self.connections;
+        loop {
+            let found = within(self.once(statement.clone())).await;
+            match found {
+                Err(error) if tries > 0 && trouble(&error) == Trouble::Gone && !is_away(&error) => tries -= 1,
+                found => return found,
+            }
+        }
+    }
+
+    async fn once(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        if !self.tables.pooler {
+            return self.connection.query_all_raw(statement).await;
+        }
+        let transaction = self.begin().await?;
+        let found = transaction.query_all_raw(statement).await?;
+        transaction.commit().await.map(|()| found)
+    }
 }
 
 /// What a pooler's connections are used with; any other is told so once.
@@ -107,14 +135,17 @@ impl ConnectionTrait for Database {
     where
         Self: 'b,
     {
-        if !self.tables.pooler {
+        if !self.is_shared() {
             return self.connection.execute_raw(self.placed(statement));
         }
-        Box::pin(async move {
+        Box::pin(within(async move {
+            if !self.tables.pooler {
+                return self.connection.execute_raw(self.placed(statement)).await;
+            }
             let transaction = self.begin().await?;
             let done = transaction.execute_raw(statement).await?;
             transaction.commit().await.map(|()| done)
-        })
+        }))
     }
 
     fn execute_unprepared<'a: 'c, 'b: 'c, 'c>(&'a self, sql: &'b str) -> Answer<'c, ExecResult>
@@ -128,24 +159,20 @@ impl ConnectionTrait for Database {
     where
         Self: 'b,
     {
-        if !self.tables.pooler {
+        if !self.is_shared() {
             return self.connection.query_one_raw(self.placed(statement));
         }
-        Box::pin(async move { Ok(self.query_all_raw(statement).await?.into_iter().next()) })
+        Box::pin(async move { Ok(self.read(statement).await?.into_iter().next()) })
     }
 
     fn query_all_raw<'a: 'b, 'b>(&'a self, statement: Statement) -> Answer<'b, Vec<QueryResult>>
     where
         Self: 'b,
     {
-        if !self.tables.pooler {
+        if !self.is_shared() {
             return self.connection.query_all_raw(self.placed(statement));
         }
-        Box::pin(async move {
-            let transaction = self.begin().await?;
-            let found = transaction.query_all_raw(statement).await?;
-            transaction.commit().await.map(|()| found)
-        })
+        Box::pin(self.read(statement))
     }
 }
 

@@ -234,7 +234,7 @@ pub(super) enum Trouble {
 pub(super) fn trouble(error: &DbErr) -> Trouble {
     let Some(error) = sqlx_error(error) else {
         // sea-orm's own word for a pool that yields no connection.
-        return if matches!(error, DbErr::ConnectionAcquire(_)) { Trouble::Gone } else { Trouble::Other };
+        return if is_away(error) { Trouble::Gone } else { Trouble::Other };
     };
     let error = match error {
         SqlxError::Database(error) => error,
@@ -256,6 +256,11 @@ pub(super) fn trouble(error: &DbErr) -> Trouble {
         Some(TOO_BIG | CONSTRAINT | MISMATCH | RANGE) => Trouble::Refused,
         _ => Trouble::Other,
     }
+}
+
+/// Whether no connection was to be had at all.
+pub(super) fn is_away(error: &DbErr) -> bool {
+    matches!(error, DbErr::ConnectionAcquire(_)) || matches!(sqlx_error(error), Some(SqlxError::PoolTimedOut))
 }
 
 /// By SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html

@@ -43,10 +43,13 @@ mod dialect;
 mod entity;
 mod error;
 mod existing;
+mod feed;
 mod list;
 #[cfg(test)]
 pub(crate) mod model;
 mod names;
+mod node;
+mod notice;
 mod open;
 mod payload;
 mod read;
@@ -62,8 +65,11 @@ mod writer;
 mod tests;
 
 pub use error::{Closed, Error, OpenError};
+pub use feed::Change;
 pub use list::List;
 pub use names::Tables;
+pub use node::{Announced, Beaten, Moment, Node};
+pub use notice::{Heard, Listener};
 pub use roots::RootUse;
 pub use write::{AttemptRow, Done, Ended, Existing, Merge, New, Outcome, Sealed, StartKey, Update, Write};
 
@@ -109,6 +115,7 @@ struct Shared {
     #[cfg(test)]
     model: Option<model::Model>,
     pulse: Database,
+    notifier: Option<Database>,
     server: Option<Server>,
     incarnation: [u8; 16],
     queue: mpsc::Sender<Item>,

@@ -91,6 +91,7 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
         }
     });
     let shared = Shared {
+        notifier: server.as_ref().map(|server| server.connect(1)),
         reader,
         #[cfg(test)]
         model: None,
@@ -127,7 +128,7 @@ async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened,
     };
     let file = lock.is_some().then_some(path.as_path());
     let db = connect(file, false).await.map_err(|error| OpenError::from_db(&path, &error))?;
-    let db = Database::new(db, options.tables.clone());
+    let db = Database::new(db, options.tables.clone(), 1);
     let (reader, settled) = match prepare(&db, &path, file, options, moment).await {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -148,12 +149,13 @@ async fn open_server(
     incarnation: [u8; 16],
 ) -> Result<Opened, OpenError> {
     let server = Server::new(&options.url, &options.tables)?;
+    let mark = Mark { incarnation, number: now };
     let db = server.connect(WRITERS);
     let path = PathBuf::from(&server.name);
     let prepared = async {
         server.prepare(&db, options.migrate).await?;
         let settled = roots::settle(&db, &path, options, now, nonce).await?;
-        shared::begin(&db, &options.node, incarnation).await.map_err(|error| server.error(&error))?;
+        shared::begin(&db, &options.node, mark).await.map_err(|error| server.error(&error))?;
         Ok(settled)
     };
     let settled = match prepared.await {
@@ -169,7 +171,7 @@ async fn open_server(
         pulse: server.connect(1),
         settled,
         lock: None,
-        mark: Some(Mark { incarnation, number: 0 }),
+        mark: Some(mark),
         server: Some(server),
     })
 }
@@ -188,7 +190,7 @@ async fn prepare(
     let reader = match file {
         Some(_) => {
             let reader = connect(file, true).await.map_err(|error| OpenError::from_db(path, &error))?;
-            Database::new(reader, options.tables.clone())
+            Database::new(reader, options.tables.clone(), READERS)
         }
         None => db.clone(),
     };
@@ -351,7 +353,7 @@ pub(super) async fn root_uses(url: &str, tables: &Tables, keys: &Keyring) -> Res
         return Ok(Vec::new());
     } else {
         let (db, path) = beside(url).await?;
-        (Database::new(db, tables.clone()), path)
+        (Database::new(db, tables.clone(), READERS), path)
     };
     let uses = roots::uses(&db, &path, keys).await;
     // What was read counts; that it does not close adds nothing.

@@ -22,6 +22,12 @@ fn give_up_at(job: &Job) -> Option<i64> {
     expires.into_iter().chain(ends).min()
 }
 
+/// What is kept of a message that comes from anywhere: as much as its column takes,
+/// without the one character that PostgreSQL has no place for.
+fn kept(message: &str) -> String {
+    message.chars().take(4_096).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 pub(super) fn job(record: &Record, owner: Option<String>) -> job::Model {
     let job = &record.job;
     let (detail, failure) = (job.detail.as_ref(), job.failure.as_ref());
@@ -45,7 +51,7 @@ pub(super) fn job(record: &Record, owner: Option<String>) -> job::Model {
         give_up_at: give_up_at(job),
         cancel_requested: job.cancel_requested.into(),
         failure_reason: failure.map(|failure| failure.reason.number().into()),
-        failure_message: failure.map(|failure| failure.message.clone()),
+        failure_message: failure.map(|failure| kept(&failure.message)),
         failure_status: failure.and_then(|failure| failure.http_status).map(Into::into),
         merged_count: record.merged_count.into(),
         merge_key: None,
@@ -95,7 +101,7 @@ pub(super) fn text(record: &Record) -> Option<job_text::Model> {
 pub(super) fn attempt(id: JobId, row: AttemptRow) -> attempt::Model {
     let http_status = row.http_status.or(row.failure.as_ref().and_then(|failure| failure.http_status));
     let (failure_reason, failure_message) =
-        row.failure.map(|failure| (failure.reason.number().into(), failure.message)).unzip();
+        row.failure.map(|failure| (failure.reason.number().into(), kept(&failure.message))).unzip();
     attempt::Model {
         job_id: id.to_bytes().to_vec(),
         attempt: row.attempt.into(),

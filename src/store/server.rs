@@ -4,7 +4,7 @@
 use super::{OpenError, database::Database, dialect::statement, names::Tables};
 use backjob_migrations::{Migrator, MigratorTraitSelf as _, RECORD};
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, SqlxMySqlConnector, SqlxPostgresConnector,
+    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqlxMySqlConnector, SqlxPostgresConnector,
     Statement, TransactionTrait as _,
     sqlx::{
         self, ConnectOptions as _, Connection as _, Executor as _,
@@ -16,7 +16,7 @@ use sea_orm::{
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 /// How long a connection may take to be had.
-const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT: Duration = Duration::from_secs(3);
 /// After which rest a connection is tried before it is used.
 const RESTED: Duration = Duration::from_secs(2);
 /// How long a migration of another node is waited for.
@@ -109,7 +109,7 @@ impl Server {
                 SqlxMySqlConnector::from_sqlx_mysql_pool(pool.connect_lazy_with((**options).clone()))
             }
         };
-        Database::new(connection, self.tables.clone())
+        Database::new(connection, self.tables.clone(), connections)
     }
 
     /// What goes wrong while it is opened.
@@ -119,6 +119,7 @@ impl Server {
 
     /// Looks at the server and at the tables, and makes what lacks.
     pub(super) async fn prepare(&self, db: &Database, migrate: bool) -> Result<(), OpenError> {
+        self.reach().await?;
         self.version(db).await?;
         let (_, pending) = self.pending(db).await?;
         if pending.is_empty() {
@@ -131,6 +132,19 @@ impl Server {
             DbBackend::Postgres => self.migrate_postgres(db).await,
             _ => self.migrate_mariadb().await,
         }
+    }
+
+    /// A pool would only say that it waited.
+    async fn reach(&self) -> Result<(), OpenError> {
+        let reached = async {
+            match &self.options {
+                Address::Postgres(options) => options.connect().await?.close().await,
+                Address::MariaDb(options) => options.connect().await?.close().await,
+            }
+        };
+        let silent = || sqlx::Error::Io(std::io::Error::from(std::io::ErrorKind::TimedOut));
+        let reached = tokio::time::timeout(CONNECT, reached).await.unwrap_or_else(|_| Err(silent()));
+        reached.map_err(|error| self.error(&DbErr::Conn(RuntimeErr::SqlxError(error.into()))))
     }
 
     async fn version(&self, db: &Database) -> Result<(), OpenError> {

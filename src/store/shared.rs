@@ -18,7 +18,7 @@ use super::{
     commit::{Failed, commit},
     database::{Database, Transaction},
     dialect::statement,
-    error::{Trouble, plain, trouble},
+    error::{Trouble, is_away, plain, trouble},
     write::{Outcome, Rows},
     writer::{PROBE, Writer, refuse},
 };
@@ -38,7 +38,7 @@ const TIME: Duration = Duration::from_secs(20);
 pub(super) struct Mark {
     /// The store's, made anew each time that one is opened.
     pub incarnation: [u8; 16],
-    /// It rises by one with each transaction.
+    /// It rises with each transaction, and is no earlier than its time.
     pub number: i64,
 }
 
@@ -54,13 +54,18 @@ pub(super) async fn mark(db: &Transaction, mark: Mark) -> Result<(), DbErr> {
     Ok(())
 }
 
+/// Rows of servers that crashed, this old, are removed: in milliseconds.
+const OLD: i64 = 30 * 86_400_000;
+
 /// Makes the row, and removes those that earlier servers of this name left behind.
-pub(super) async fn begin(db: &Database, node: &str, incarnation: [u8; 16]) -> Result<(), DbErr> {
+pub(super) async fn begin(db: &Database, node: &str, mark: Mark) -> Result<(), DbErr> {
     let backend = db.get_database_backend();
-    let text = r#"DELETE FROM "node_commit" WHERE node = ?"#;
-    db.execute_raw(statement(backend, text, [node.into()])).await?;
-    let text = r#"INSERT INTO "node_commit" (incarnation, node, mark) VALUES (?, ?, 0)"#;
-    db.execute_raw(statement(backend, text, [incarnation.to_vec().into(), node.into()])).await.map(drop)
+    let text = r#"DELETE FROM "node_commit" WHERE node = ? AND mark < ?
+        AND incarnation NOT IN (SELECT incarnation FROM "node")"#;
+    db.execute_raw(statement(backend, text, [node.into(), (mark.number - OLD).into()])).await?;
+    let text = r#"INSERT INTO "node_commit" (incarnation, node, mark) VALUES (?, ?, ?)"#;
+    let values = [mark.incarnation.to_vec().into(), node.into(), mark.number.into()];
+    db.execute_raw(statement(backend, text, values)).await.map(drop)
 }
 
 /// Removes the row.
@@ -73,7 +78,7 @@ pub(super) async fn end(db: &Database, incarnation: [u8; 16]) -> Result<(), DbEr
 async fn last(db: &Database, incarnation: [u8; 16]) -> Result<i64, DbErr> {
     let text = r#"SELECT mark FROM "node_commit" WHERE incarnation = ? FOR UPDATE"#;
     let statement = statement(db.get_database_backend(), text, [incarnation.to_vec().into()]);
-    let found = within(db.query_all_raw(statement)).await?;
+    let found = db.query_all_raw(statement).await?;
     found.first().map_or(Ok(0), |row| row.try_get_by_index(0))
 }
 
@@ -81,7 +86,7 @@ async fn last(db: &Database, incarnation: [u8; 16]) -> Result<i64, DbErr> {
 pub(super) async fn probe(db: &Database, mark: Mark) -> Result<(), DbErr> {
     let text = r#"UPDATE "node_commit" SET mark = ? WHERE incarnation = ?"#;
     let values = [mark.number.into(), mark.incarnation.to_vec().into()];
-    within(db.execute_raw(statement(db.get_database_backend(), text, values))).await.map(drop)
+    db.execute_raw(statement(db.get_database_backend(), text, values)).await.map(drop)
 }
 
 /// A server that says nothing any more is as good as gone.
@@ -97,7 +102,8 @@ impl Writer {
         let (mut tries, mut connections) = (0, if *self.health.borrow() { 0 } else { CONNECTIONS });
         loop {
             tries += 1;
-            self.mark = Some(Mark { number: self.mark.map_or(mark.number, |mark| mark.number) + 1, ..mark });
+            let last = self.mark.map_or(mark.number, |mark| mark.number);
+            self.mark = Some(Mark { number: self.clock.wall().max(last + 1), ..mark });
             let error = match commit(&self.db, rows, None, self.mark).await {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(Failed::Overtaken) if tries < TRIES => {
@@ -116,7 +122,7 @@ impl Writer {
             };
             match trouble(&error) {
                 Trouble::Again if tries < TRIES => {}
-                Trouble::Gone if connections < CONNECTIONS && tries < TRIES => connections += 1,
+                Trouble::Gone if connections < CONNECTIONS && tries < TRIES && !is_away(&error) => connections += 1,
                 Trouble::Again => return Err(Error::Unavailable(plain(&error))),
                 _ => return Err(error.into()),
             }

@@ -2,11 +2,14 @@
 
 #[path = "../../../tests/it/databases.rs"]
 mod databases;
+mod cut;
 mod list;
 mod model;
+mod nodes;
 mod opening;
 mod reading;
 mod schema;
+mod servers;
 mod writing;
 
 use super::{AttemptRow, Error, New, Options, Outcome, Store, Tables, Update, Write};

@@ -1,0 +1,182 @@
+//! A connection that breaks off at COMMIT: whether the transaction was stored is
+//! looked up. A proxy between store and server breaks it off at that very point.
+
+use super::*;
+use crate::store::{Existing, Merge};
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+const PASS: u8 = 0;
+/// The server does not get the COMMIT.
+const BEFORE: u8 = 1;
+/// The server carries it out, and the store does not hear of it.
+const AFTER: u8 = 2;
+/// Nothing gets through any more.
+const AWAY: u8 = 3;
+
+/// Both of PostgreSQL's and MariaDB's protocols send it as it is.
+const COMMIT: &[u8] = b"COMMIT";
+
+struct Proxy {
+    address: SocketAddr,
+    mode: Arc<AtomicU8>,
+}
+
+impl Proxy {
+    async fn new(server: &str, tasks: &Tasks) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let server = server.rsplit('@').next().and_then(|rest| rest.split('/').next()).expect("a host").to_owned();
+        let mode = Arc::new(AtomicU8::new(PASS));
+        let (modes, more) = (Arc::clone(&mode), tasks.clone());
+        tasks.spawn("proxy", async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (server, mode) = (server.clone(), Arc::clone(&modes));
+                more.spawn("proxied", async move {
+                    if mode.load(Ordering::SeqCst) == AWAY {
+                        return;
+                    }
+                    if let Ok(server) = TcpStream::connect(server).await {
+                        let _ = through(client, server, &mode).await;
+                    }
+                });
+            }
+        });
+        Self { address, mode }
+    }
+
+    /// The address of a database, through here.
+    fn url(&self, database: &OwnDatabase) -> String {
+        let url = database.url();
+        let (before, rest) = url.rsplit_once('@').expect("a user");
+        let (_, name) = rest.split_once('/').expect("a database");
+        format!("{before}@{}/{name}", self.address)
+    }
+
+    fn set(&self, mode: u8) {
+        self.mode.store(mode, Ordering::SeqCst);
+    }
+
+    fn mode(&self) -> u8 {
+        self.mode.load(Ordering::SeqCst)
+    }
+}
+
+async fn through(mut client: TcpStream, mut server: TcpStream, mode: &AtomicU8) -> std::io::Result<()> {
+    let (mut up, mut down) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut up) => {
+                let bytes = &up[..read?];
+                if bytes.is_empty() || mode.load(Ordering::SeqCst) == AWAY {
+                    return Ok(());
+                }
+                if bytes.windows(COMMIT.len()).any(|part| part == COMMIT) {
+                    // Once: what follows gets through.
+                    if mode.compare_exchange(BEFORE, PASS, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                        return Ok(());
+                    }
+                    if mode.compare_exchange(AFTER, PASS, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                        server.write_all(bytes).await?;
+                        server.read(&mut down).await?;
+                        return Ok(());
+                    }
+                }
+                server.write_all(bytes).await?;
+            }
+            read = server.read(&mut down) => {
+                let bytes = &down[..read?];
+                if bytes.is_empty() {
+                    return Ok(());
+                }
+                client.write_all(bytes).await?;
+            }
+        }
+    }
+}
+
+fn joining(n: i64) -> Write {
+    let merge = Some(Merge { key: [7; 32], join: true });
+    Write::Insert(Box::new(New { record: job(n), payload: payload(), merge, start_key: None }))
+}
+
+#[tokio::test]
+async fn a_commit_that_breaks_off_is_looked_up_and_never_guessed() {
+    on_servers(async |database| {
+        let tasks = Tasks::default();
+        let proxy = Proxy::new(&database.url(), &tasks).await;
+        let store = open(options(proxy.url(database))).await;
+        assert_eq!(write(&store, joining(1)).await, Ok(Outcome::Done));
+        let joined = Ok(Outcome::Existing(Existing::Joined(job(1).id)));
+        for (n, mode) in [BEFORE, AFTER, AFTER, BEFORE, AFTER].into_iter().enumerate() {
+            proxy.set(mode);
+            let n = i64::try_from(n).expect("small");
+            // A join tells: it would be counted twice, or not at all.
+            assert_eq!(write(&store, joining(10 + n)).await, joined, "{n}");
+            assert_eq!(proxy.mode(), PASS, "it was cut");
+            assert_eq!(i64::from(one(&store, job(1).id).await.merged_count), n + 1);
+        }
+        // An insert and an update each come out as done, once.
+        for mode in [BEFORE, AFTER] {
+            let n = 100 + i64::from(mode);
+            proxy.set(mode);
+            let mut record = added(&store, job(n)).await;
+            proxy.set(mode);
+            happens(&store, &mut record, Event::Claim, at(NOW + 200)).await;
+            assert_eq!(proxy.mode(), PASS, "it was cut");
+            assert_eq!(one(&store, record.id).await.job.revision, record.job.revision);
+        }
+        assert!(store.healthy());
+        store.close().await;
+        tasks.stop().cancel();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_told_of_and_healed_from() {
+    on_servers(async |database| {
+        let tasks = Tasks::default();
+        let proxy = Proxy::new(&database.url(), &tasks).await;
+        let store = open(options(proxy.url(database))).await;
+        added(&store, job(1)).await;
+        proxy.set(AWAY);
+        let told = write(&store, insert(&job(2))).await;
+        assert!(matches!(&told, Err(error) if error.is_transient()), "{told:?}");
+        assert!(!store.healthy());
+        assert!(matches!(store.records(&[job(1).id], false).await, Err(error) if error.is_transient()));
+        proxy.set(PASS);
+        let mut health = store.health();
+        let healed = tokio::time::timeout(Duration::from_secs(20), health.wait_for(|healthy| *healthy)).await;
+        healed.expect("in time").expect("open");
+        added(&store, job(2)).await;
+        one(&store, job(1).id).await;
+
+        // Away in the middle of a COMMIT that was carried out: it is known when the
+        // server is back, and what comes meanwhile is refused.
+        proxy.set(AFTER);
+        let told = hand_in(&store, insert(&job(3))).await;
+        while proxy.mode() != PASS {
+            tokio::task::yield_now().await;
+        }
+        proxy.set(AWAY);
+        let mut health = store.health();
+        let failed = tokio::time::timeout(Duration::from_secs(20), health.wait_for(|healthy| !*healthy)).await;
+        failed.expect("in time").expect("open");
+        let refused = write(&store, insert(&job(4))).await;
+        assert!(matches!(&refused, Err(error) if error.is_transient()), "{refused:?}");
+        proxy.set(PASS);
+        assert_eq!(told.await.expect("told"), Ok(Outcome::Done));
+        assert_eq!(store.records(&[job(3).id, job(4).id], false).await.expect("read").len(), 1);
+        store.close().await;
+        tasks.stop().cancel();
+    })
+    .await;
+}
