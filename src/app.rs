@@ -124,6 +124,18 @@ pub fn keys(config: &Config, clock: &dyn Clock) -> Result<Keyring, Error> {
     Ok(made)
 }
 
+/// A database of a server shows only once it is open that it had a key before; then
+/// the one that was made for it goes again.
+fn unmade(made: Option<PathBuf>, error: store::OpenError) -> Error {
+    match (made, error) {
+        (Some(key), store::OpenError::MissingRoot { path, .. }) => {
+            let _ = fs::remove_file(&key); // left behind, the next start names the root
+            Error::KeyGone { database: path, key }
+        }
+        (_, error) => error.into(),
+    }
+}
+
 /// The file of an SQLite database.
 fn database_file(url: &str) -> Option<PathBuf> {
     let file = url.strip_prefix("sqlite:")?;
@@ -281,12 +293,14 @@ impl App {
             }
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let made = config.key_path().filter(|path| !path.exists());
         let keys = Arc::new(keys(config, &*clock)?);
         let targets = targets(config, &keys)?;
         let settings = engine_settings(config, &targets);
         let files = Files::open(config)?;
         let (tasks, store_tasks) = (Tasks::default(), Tasks::default());
-        let store = Store::open(store_options(config, &keys), Arc::clone(&clock), &store_tasks).await?;
+        let store = Store::open(store_options(config, &keys), Arc::clone(&clock), &store_tasks).await;
+        let store = store.map_err(|error| unmade(made, error))?;
         let (listener, address) = bind("server.listen", config.server.listen).await?;
         let worker = match config.worker.listen {
             None => None,

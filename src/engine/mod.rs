@@ -190,6 +190,9 @@ impl Engine {
         });
         engine.adopt_running().await?;
         engine.pending.store(engine.store.waiting().await?, Ordering::Release);
+        if engine.store.is_shared() {
+            engine.tasks.spawn("waiting", Arc::clone(&engine).run_count_of_waiting());
+        }
         engine.tasks.spawn("timers", Arc::clone(&engine).run_timers());
         engine.tasks.spawn("schedule", Arc::clone(&engine).run_schedule());
         engine.tasks.spawn("dispatcher", Arc::clone(&engine).run_dispatcher());
@@ -238,6 +241,22 @@ impl Engine {
         self.pending.load(Ordering::Acquire)
     }
 
+    /// Other nodes start and claim jobs too: how many wait is read again each second,
+    /// and is as old as that at most. So `max_pending` is one limit for all nodes
+    /// together, give or take what they start within a second.
+    async fn run_count_of_waiting(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.tasks.stop().cancelled() => return,
+                () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
+            }
+            match self.store.waiting().await {
+                Ok(waiting) => self.pending.store(waiting, Ordering::Release),
+                Err(error) => tracing::debug!(%error, "waiting jobs cannot be counted now"),
+            }
+        }
+    }
+
     /// One more job waits; false if that would be one too many.
     fn one_more_waits(&self) -> bool {
         let most = self.settings.max_pending;
@@ -247,7 +266,9 @@ impl Engine {
 
     /// One job less waits.
     fn one_less_waits(&self) {
-        self.pending.fetch_sub(1, Ordering::AcqRel);
+        // It may have been counted anew since it was added.
+        let less = |waiting: u64| Some(waiting.saturating_sub(1));
+        let _ = self.pending.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
     }
 
     /// How many watches are open.

@@ -312,9 +312,7 @@ async fn update(db: &Transaction, updates: &[(i64, &job::Model)]) -> Result<Hash
     for updates in updates.chunks(dialect::bound(backend) / (CHANGED.len() + 2)) {
         let mut values = Vec::with_capacity(updates.len() * (CHANGED.len() + 2));
         for (from, job) in updates {
-            values.push(job.id.clone().into());
-            values.push((*from).into());
-            values.extend(changed(job));
+            values.extend(row_values(*from, job));
         }
         let text = update_text(backend, updates.len(), &values[..CHANGED.len() + 2]);
         for row in db.query_all_raw(statement(backend, text, values)).await? {
@@ -322,6 +320,11 @@ async fn update(db: &Transaction, updates: &[(i64, &job::Model)]) -> Result<Hash
         }
     }
     Ok(won)
+}
+
+/// Those of one row of [`update_text`].
+pub(super) fn row_values(from: i64, job: &job::Model) -> impl Iterator<Item = Value> {
+    [job.id.clone().into(), from.into()].into_iter().chain(changed(job))
 }
 
 /// `first` are the values of the first row: by them PostgreSQL is told the types.

@@ -86,7 +86,9 @@ impl Tables {
 fn is_table(before: &str, after: &str) -> bool {
     let before = before.trim_end();
     let begins = before.rfind(|c: char| !c.is_ascii_alphabetic()).map_or(0, |at| at + 1);
-    !before.ends_with('.') && (after.starts_with('.') || BEFORE.contains(&&before[begins..]))
+    // After MariaDB's words for a conflict stands a column.
+    let said = BEFORE.contains(&&before[begins..]) && !before.ends_with("KEY UPDATE");
+    !before.ends_with('.') && (after.starts_with('.') || said)
 }
 
 #[cfg(test)]
@@ -106,8 +108,8 @@ mod tests {
             ),
             (
                 &prefix,
-                "INSERT INTO `attempt` (`job_id`, `attempt`, `node`) VALUES (?, ?, ?)",
-                "INSERT INTO `bj_attempt` (`job_id`, `attempt`, `node`) VALUES (?, ?, ?)",
+                "INSERT INTO `attempt` (`job_id`, `attempt`, `node`) VALUES (?, ?, ?) ON DUPLICATE KEY UPDATE `node` = VALUES(`node`), `attempt` = VALUES(`attempt`)",
+                "INSERT INTO `bj_attempt` (`job_id`, `attempt`, `node`) VALUES (?, ?, ?) ON DUPLICATE KEY UPDATE `node` = VALUES(`node`), `attempt` = VALUES(`attempt`)",
             ),
             (
                 &prefix,

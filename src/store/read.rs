@@ -75,6 +75,17 @@ pub(super) fn next_give_up() -> SelectStatement {
     select
 }
 
+pub(super) fn waiting() -> SelectStatement {
+    let mut select = Query::select();
+    let waiting = [StateName::Scheduled, StateName::Queued].map(|state| i64::from(state.number()));
+    select
+        .expr_as(col(job::Column::Id).count(), "waiting")
+        .from(job::Entity)
+        .and_where(live())
+        .and_where(col(job::Column::State).is_in(waiting));
+    select
+}
+
 pub(super) fn running() -> SelectStatement {
     let mut select = select::records(true);
     select.and_where(live()).and_where(col(job::Column::State).eq(i64::from(StateName::Running.number())));
@@ -158,14 +169,7 @@ impl Store {
     /// [`Error::Unavailable`].
     pub async fn waiting(&self) -> Result<u64, Error> {
         simulated!(self, waiting());
-        let mut select = Query::select();
-        let waiting = [StateName::Scheduled, StateName::Queued].map(|state| i64::from(state.number()));
-        select
-            .expr_as(col(job::Column::Id).count(), "waiting")
-            .from(job::Entity)
-            .and_where(live())
-            .and_where(col(job::Column::State).is_in(waiting));
-        Ok(self.number(&select).await?.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
+        Ok(self.number(&waiting()).await?.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
     }
 
     /// When the next SCHEDULED job is due.

@@ -1,4 +1,6 @@
-//! Databases of a test's own, on servers that two variables name.
+//! Databases of a test's own, on servers that two variables name. The tests of the
+//! store and those of the whole service each use a part of this.
+#![allow(dead_code, reason = "see above")]
 
 use sea_orm::{ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection};
 use std::sync::atomic::{AtomicU32, Ordering};

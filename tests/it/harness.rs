@@ -164,6 +164,8 @@ pub enum Kept {
     File,
     Memory,
     Server(ServerKind),
+    /// PostgreSQL behind pgbouncer in transaction mode.
+    Pooler,
 }
 
 impl Kept {
@@ -173,7 +175,10 @@ impl Kept {
             Ok("memory") => Self::Memory,
             Ok("postgres") => Self::Server(ServerKind::Postgres),
             Ok("mariadb") => Self::Server(ServerKind::MariaDb),
-            Ok(other) => panic!("BACKJOB_TEST_DATABASE={other}: sqlite, memory, postgres or mariadb"),
+            Ok("pgbouncer") => Self::Pooler,
+            Ok(other) => {
+                panic!("BACKJOB_TEST_DATABASE={other}: sqlite, memory, postgres, pgbouncer or mariadb")
+            }
         }
     }
 }
@@ -218,15 +223,21 @@ impl Setup {
                 url = own.url();
                 database = Some(Arc::new(own));
             }
+            Kept::Pooler => {
+                let own = OwnDatabase::now(ServerKind::Postgres).expect("set BACKJOB_TEST_POSTGRES");
+                url = own.url_through(&std::env::var("BACKJOB_TEST_PGBOUNCER").expect("set BACKJOB_TEST_PGBOUNCER"));
+                database = Some(Arc::new(own));
+            }
         }
         let key = folder.path().join("backjob.key").display().to_string();
-        let lasts = database.is_some();
+        let elsewhere = Kept::here() != Kept::File;
         let setup = Self { folder, database, settings: Vec::new() }
             .with("server.listen", "127.0.0.1:0")
             .with("server.shutdown_grace", "2s")
             .with("targets.default.url", &format!("http://{application}"))
             .with("database.url", &url);
-        if lasts { setup.with("key_file", &key) } else { setup }
+        let setup = if elsewhere { setup.with("key_file", &key) } else { setup };
+        if Kept::here() == Kept::Pooler { setup.with("database.pooler", "true") } else { setup }
     }
 
     /// A connection to its database beside the server's.

@@ -7,6 +7,7 @@ mod list;
 mod model;
 mod nodes;
 mod opening;
+mod plans;
 mod reading;
 mod schema;
 mod servers;

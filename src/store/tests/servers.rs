@@ -49,8 +49,8 @@ async fn works(store: &Store) {
     store.announce(None, None).await.expect("told");
     store.beat().await.expect("told");
     store.leave().await.expect("told");
-    happens(store, &mut record, Event::Of(1, Signal::Lost("gone".into())), at(NOW + 30)).await;
-    happens(store, &mut record, Event::Cancel, at(NOW + 40)).await;
+    let end = Report { end: Some(crate::job::transition::End::Finish(None)), ..Report::default() };
+    happens(store, &mut record, Event::Of(1, Signal::Report(end)), at(NOW + 30)).await;
     assert_eq!(write(store, Write::Delete(vec![record.id])).await, Ok(Outcome::Done));
     assert!(store.records(&[record.id], false).await.expect("read").is_empty());
 }
