@@ -2,6 +2,7 @@
 
 use crate::job::{JobId, Now};
 use std::{
+    fmt,
     sync::{Mutex, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -36,6 +37,44 @@ pub trait Clock: Send + Sync + 'static {
 pub struct SystemClock {
     began: Instant,
     ids: Mutex<Ids>,
+    random: Mutex<Random>,
+}
+
+/// Random bytes of the system, fetched in larger pieces: asking for each few would
+/// cost more than what they are used for.
+struct Random {
+    bytes: [u8; 1_024],
+    left: usize,
+}
+
+impl Default for Random {
+    fn default() -> Self {
+        Self { bytes: [0; 1_024], left: 0 }
+    }
+}
+
+impl fmt::Debug for Random {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Random(redacted)")
+    }
+}
+
+impl Random {
+    fn take(&mut self, out: &mut [u8]) {
+        for out in out.chunks_mut(self.bytes.len()) {
+            if self.left < out.len() {
+                if let Err(error) = getrandom::fill(&mut self.bytes) {
+                    // Without randomness no token can be made: going on would be worse.
+                    panic!("the system gives no random bytes: {error}");
+                }
+                self.left = self.bytes.len();
+            }
+            let taken = &mut self.bytes[self.left - out.len()..self.left];
+            out.copy_from_slice(taken);
+            taken.fill(0); // given once
+            self.left -= out.len();
+        }
+    }
 }
 
 /// Ids of one millisecond rise by a counter of 26 bits, so that jobs stand in
@@ -74,7 +113,7 @@ impl SystemClock {
     /// Its `mono` begins now.
     #[expect(clippy::disallowed_methods, reason = "this is where clocks are read")]
     pub fn new() -> Self {
-        Self { began: Instant::now(), ids: Mutex::default() }
+        Self { began: Instant::now(), ids: Mutex::default(), random: Mutex::default() }
     }
 }
 
@@ -102,16 +141,26 @@ impl Clock for SystemClock {
     }
 
     fn random(&self, bytes: &mut [u8]) {
-        if let Err(error) = getrandom::fill(bytes) {
-            // Without randomness no token can be made: going on would be worse.
-            panic!("the system gives no random bytes: {error}");
-        }
+        self.random.lock().unwrap_or_else(PoisonError::into_inner).take(bytes);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn random_bytes_are_given_once() {
+        let clock = SystemClock::new();
+        let mut seen = std::collections::HashSet::new();
+        for size in [16, 24, 48, 1_000, 5_000, 16, 24] {
+            let mut bytes = vec![0; size];
+            clock.random(&mut bytes);
+            for piece in bytes.chunks_exact(8) {
+                assert!(seen.insert(piece.to_vec()), "{piece:?} came twice");
+            }
+        }
+    }
 
     #[test]
     fn ids_rise_within_a_millisecond_and_when_the_clock_falls_back() {

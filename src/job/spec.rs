@@ -5,34 +5,45 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
 
-/// The part of a request that is kept in clear and shown to callers.
+/// The part of a request that is kept in clear and shown to callers. Stored with
+/// short names, and without what is empty: each job has one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
     /// Name for people.
+    #[serde(rename = "n", default, skip_serializing_if = "String::is_empty")]
     pub display_name: String,
     /// Labels.
+    #[serde(rename = "l", default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Name of a configured target.
+    #[serde(rename = "t")]
     pub target: String,
     /// HTTP method.
+    #[serde(rename = "m")]
     pub method: String,
     /// Route as given.
+    #[serde(rename = "r")]
     pub route: String,
     /// Query parameters as given, without those in `route`.
+    #[serde(rename = "q", default, skip_serializing_if = "BTreeMap::is_empty")]
     pub query: BTreeMap<String, String>,
     /// Path and query as sent.
+    #[serde(rename = "u")]
     pub url: String,
     /// Names of the further headers, in lower case.
+    #[serde(rename = "h", default, skip_serializing_if = "Vec::is_empty")]
     pub header_names: Vec<String>,
     /// Order among waiting jobs, 0 to 9.
+    #[serde(rename = "p")]
     pub priority: u8,
     /// What holds from its start to its end.
+    #[serde(rename = "x")]
     pub rules: Arc<Rules>,
     /// Whether identical Starts may join it, and for how long.
-    #[serde(default)]
+    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
     pub merge: Option<MergeClass>,
     /// Whether it is triggered with a user's credentials.
-    #[serde(default)]
+    #[serde(rename = "a", default, skip_serializing_if = "std::ops::Not::not")]
     pub as_user: bool,
 }
 

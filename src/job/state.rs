@@ -159,25 +159,35 @@ pub struct Output {
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Rules {
     /// Silence after which an attempt is given up, where it rules.
+    #[serde(rename = "e")]
     pub error_timeout: u64,
     /// Whether the caller set it: then it rules from the beginning.
+    #[serde(rename = "g", default, skip_serializing_if = "std::ops::Not::not")]
     pub error_timeout_given: bool,
     /// Silence allowed to an open connection of an action that never reported;
     /// none means without bound.
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
     pub response_timeout: Option<u64>,
     /// From the first claim to the end, back-off included.
+    #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
     pub max_duration: Option<u64>,
     /// UTC milliseconds by which the first attempt must have begun.
+    #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     pub expire_at: Option<i64>,
     /// From a cancel to the end of a running job.
+    #[serde(rename = "c")]
     pub cancel_grace: u64,
     /// Attempts in all.
+    #[serde(rename = "a")]
     pub max_attempts: u32,
     /// First wait before a retry.
+    #[serde(rename = "i")]
     pub initial_backoff: u64,
     /// Longest wait before a retry.
+    #[serde(rename = "b")]
     pub max_backoff: u64,
     /// Factor from one wait to the next.
+    #[serde(rename = "f")]
     pub multiplier: f64,
 }
 

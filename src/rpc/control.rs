@@ -250,7 +250,8 @@ impl Service {
 
     /// What a Start is answered beside the job.
     fn beside(&self, started: &Started) -> v1::StartResponse {
-        let watch_token = WatchToken { job: started.shown.subject.id }.mint(&self.keys);
+        let watch = WatchToken { job: started.shown.subject.id };
+        let watch_token = if self.asks { watch.mint(&self.keys) } else { String::new() };
         v1::StartResponse { job: None, merged: started.merged, watch_token }
     }
 }

@@ -55,6 +55,8 @@ struct Service {
     clock: Arc<dyn Clock>,
     keys: Arc<Keyring>,
     tasks: Tasks,
+    /// Whether callers are asked who they are.
+    asks: bool,
 }
 
 /// What is served.
@@ -99,11 +101,12 @@ pub async fn serve(parts: Parts, doors: Doors, stop: CancellationToken) {
     let Doors { listener, tls, worker, callers, hosts, cors_origins, .. } = doors;
     let (reporter, health) = tonic_health::server::health_reporter();
     tasks.spawn("health", watch_health(reporter, Arc::clone(&engine), tasks.clone()));
+    let asks = callers.is_some();
     let tokens = Tokens { callers, keys: Arc::clone(&keys) };
     let origins =
         Origins { hosts: hosts.into_iter().collect(), origins: cors_origins.iter().cloned().collect() };
     let rules = Rules::new(tokens, origins, doors.max_calls);
-    let service = Service { engine, clock, keys, tasks: tasks.clone() };
+    let service = Service { engine, clock, keys, tasks: tasks.clone(), asks };
     let open = |tcp, tls, routes| Listener {
         tcp,
         tls,

@@ -1,12 +1,16 @@
 //! Root keys: made, loaded, derived from.
 
+use crate::signature;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use chacha20poly1305::{XChaCha20Poly1305, aead::KeyInit as _};
 use hkdf::Hkdf;
+use hmac::Hmac;
 use sha2::Sha256;
 use std::{
     fmt, fs,
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// What a derived key is for.
@@ -44,6 +48,14 @@ pub type RootId = [u8; 8];
 pub struct Root {
     bytes: [u8; 32],
     id: RootId,
+    /// What is needed for nearly every call is not derived each time.
+    ready: Arc<Ready>,
+}
+
+struct Ready {
+    report: Hmac<Sha256>,
+    watch: Hmac<Sha256>,
+    seal: XChaCha20Poly1305,
 }
 
 impl Root {
@@ -51,7 +63,13 @@ impl Root {
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         let mut id = RootId::default();
         expand(&bytes, "backjob/v1/root-id/", &mut id);
-        Self { bytes, id }
+        let of = |usage| derive(&bytes, usage, "");
+        let ready = Ready {
+            report: signature::mac(&of(Use::Report), b""),
+            watch: signature::mac(&of(Use::Watch), b""),
+            seal: XChaCha20Poly1305::new(&of(Use::Seal).into()),
+        };
+        Self { bytes, id, ready: Arc::new(ready) }
     }
 
     /// Reads 32 bytes in base64url without padding.
@@ -69,10 +87,29 @@ impl Root {
 
     /// The key for one use; `target` is empty where the use has none.
     pub fn derive(&self, usage: Use, target: &str) -> [u8; 32] {
-        let mut key = [0; 32];
-        expand(&self.bytes, &format!("backjob/v1/{}/{target}", usage.name()), &mut key);
-        key
+        derive(&self.bytes, usage, target)
     }
+
+    /// HMAC-SHA256 under the key for report tokens, over nothing yet.
+    pub(super) fn report_mac(&self) -> Hmac<Sha256> {
+        self.ready.report.clone()
+    }
+
+    /// HMAC-SHA256 under the key for watch tokens, over nothing yet.
+    pub(super) fn watch_mac(&self) -> Hmac<Sha256> {
+        self.ready.watch.clone()
+    }
+
+    /// Seals and opens under the key for [`Use::Seal`].
+    pub(super) fn sealer(&self) -> &XChaCha20Poly1305 {
+        &self.ready.seal
+    }
+}
+
+fn derive(root: &[u8; 32], usage: Use, target: &str) -> [u8; 32] {
+    let mut key = [0; 32];
+    expand(root, &format!("backjob/v1/{}/{target}", usage.name()), &mut key);
+    key
 }
 
 fn expand(root: &[u8; 32], info: &str, out: &mut [u8]) {

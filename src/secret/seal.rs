@@ -1,9 +1,9 @@
 //! Sealing: what is stored so that only a holder of the root key can read it.
 
-use super::root::{Root, Use};
+use super::root::Root;
 use chacha20poly1305::{
-    XChaCha20Poly1305, XNonce,
-    aead::{Aead as _, KeyInit as _, Payload},
+    XNonce,
+    aead::{Aead as _, Payload},
 };
 
 /// Random bytes that a sealed text begins with.
@@ -15,14 +15,14 @@ const NONCE: usize = 24;
 #[error("what is sealed does not open: it was changed, moved, or sealed with another root key")]
 pub struct BadSeal;
 
-/// Seals `plain` with XChaCha20-Poly1305 under the root's key for [`Use::Seal`].
+/// Seals `plain` with XChaCha20-Poly1305 under the root's key for sealing.
 ///
 /// `about` says what it belongs to: it is not kept, but has to be given again
 /// to open, so that a sealed text cannot be moved to another owner. `nonce` is
 /// random and never used twice; at 192 bits chance sees to that. The result is
 /// the nonce, the cipher text and a tag of 16 bytes.
 pub fn seal(root: &Root, about: &[u8], plain: &[u8], nonce: [u8; NONCE]) -> Vec<u8> {
-    let cipher = XChaCha20Poly1305::new(&root.derive(Use::Seal, "").into());
+    let cipher = root.sealer();
     let payload = Payload { msg: plain, aad: about };
     // Fails only beyond 256 GiB.
     let text = cipher.encrypt(&XNonce::from(nonce), payload).unwrap_or_default();
@@ -39,7 +39,7 @@ pub fn seal(root: &Root, about: &[u8], plain: &[u8], nonce: [u8; NONCE]) -> Vec<
 /// [`BadSeal`] if `root`, `about` or any byte is another one.
 pub fn open(root: &Root, about: &[u8], sealed: &[u8]) -> Result<Vec<u8>, BadSeal> {
     let (nonce, text) = sealed.split_first_chunk::<NONCE>().ok_or(BadSeal)?;
-    let cipher = XChaCha20Poly1305::new(&root.derive(Use::Seal, "").into());
+    let cipher = root.sealer();
     cipher.decrypt(&XNonce::from(*nonce), Payload { msg: text, aad: about }).map_err(|_| BadSeal)
 }
 

@@ -5,10 +5,11 @@
 //! HMAC-SHA256 of both under the root's key for the use: they are checked without
 //! a look-up, and one kind is never the other.
 
-use super::root::{Keyring, RootId, Use};
-use crate::{job::JobId, signature::mac};
+use super::root::{Keyring, Root, RootId};
+use crate::job::JobId;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use hmac::Mac as _;
+use hmac::{Hmac, Mac as _};
+use sha2::Sha256;
 
 /// Bytes of a job's id.
 const JOB: usize = 16;
@@ -31,19 +32,34 @@ pub enum BadToken {
     Forged,
 }
 
-fn mint(usage: Use, named: &[u8], keys: &Keyring) -> String {
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Report,
+    Watch,
+}
+
+fn prove(root: &Root, kind: Kind, signed: &[u8]) -> Hmac<Sha256> {
+    let mut mac = match kind {
+        Kind::Report => root.report_mac(),
+        Kind::Watch => root.watch_mac(),
+    };
+    mac.update(signed);
+    mac
+}
+
+fn mint(usage: Kind, named: &[u8], keys: &Keyring) -> String {
     let root = keys.current();
     let mut bytes = Vec::with_capacity(RootId::default().len() + named.len() + PROOF);
     bytes.extend(root.id());
     bytes.extend(named);
-    let mac = mac(&root.derive(usage, ""), &bytes).finalize().into_bytes();
+    let mac = prove(root, usage, &bytes).finalize().into_bytes();
     bytes.extend_from_slice(&mac);
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// What the token names, `N` bytes. The comparison takes the same time whatever
 /// is wrong.
-fn check<const N: usize>(usage: Use, token: &str, keys: &Keyring) -> Result<[u8; N], BadToken> {
+fn check<const N: usize>(usage: Kind, token: &str, keys: &Keyring) -> Result<[u8; N], BadToken> {
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| BadToken::Malformed)?;
     let (id, rest) = bytes.split_first_chunk().ok_or(BadToken::Malformed)?;
     let (named, proof) = rest.split_first_chunk::<N>().ok_or(BadToken::Malformed)?;
@@ -52,7 +68,7 @@ fn check<const N: usize>(usage: Use, token: &str, keys: &Keyring) -> Result<[u8;
     }
     let root = keys.find(*id).ok_or(BadToken::UnknownRoot)?;
     let signed = &bytes[..bytes.len() - PROOF];
-    mac(&root.derive(usage, ""), signed).verify_slice(proof).map_err(|_| BadToken::Forged)?;
+    prove(root, usage, signed).verify_slice(proof).map_err(|_| BadToken::Forged)?;
     Ok(*named)
 }
 
@@ -71,7 +87,7 @@ impl ReportToken {
         let mut named = [0; JOB + ATTEMPT];
         named[..JOB].copy_from_slice(&self.job.to_bytes());
         named[JOB..].copy_from_slice(&self.attempt.to_be_bytes());
-        mint(Use::Report, &named, keys)
+        mint(Kind::Report, &named, keys)
     }
 
     /// Checks a token without a look-up.
@@ -79,7 +95,7 @@ impl ReportToken {
     /// # Errors
     /// See [`BadToken`].
     pub fn check(token: &str, keys: &Keyring) -> Result<Self, BadToken> {
-        let named: [u8; JOB + ATTEMPT] = check(Use::Report, token, keys)?;
+        let named: [u8; JOB + ATTEMPT] = check(Kind::Report, token, keys)?;
         let (mut job, mut attempt) = ([0; JOB], [0; ATTEMPT]);
         job.copy_from_slice(&named[..JOB]);
         attempt.copy_from_slice(&named[JOB..]);
@@ -97,7 +113,7 @@ pub struct WatchToken {
 impl WatchToken {
     /// 75 characters.
     pub fn mint(self, keys: &Keyring) -> String {
-        mint(Use::Watch, &self.job.to_bytes(), keys)
+        mint(Kind::Watch, &self.job.to_bytes(), keys)
     }
 
     /// Checks a token without a look-up.
@@ -105,7 +121,7 @@ impl WatchToken {
     /// # Errors
     /// See [`BadToken`].
     pub fn check(token: &str, keys: &Keyring) -> Result<Self, BadToken> {
-        check(Use::Watch, token, keys).map(|job| Self { job: JobId::from_bytes(job) })
+        check(Kind::Watch, token, keys).map(|job| Self { job: JobId::from_bytes(job) })
     }
 }
 
@@ -113,6 +129,7 @@ impl WatchToken {
 mod tests {
     use super::*;
     use crate::secret::Root;
+    use crate::{secret::Use, signature::mac};
 
     const ID: JobId = JobId::from_bytes([3; JOB]);
 

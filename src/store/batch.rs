@@ -156,11 +156,12 @@ struct Batch {
 impl Batch {
     fn of(writes: &[Rows]) -> Option<Self> {
         let mut batch = Self {
-            text: String::with_capacity(4_096),
+            text: String::with_capacity(2_048 + 96 * writes.len()),
             values: SqliteArguments::default(),
             bound: 0,
             too_large: false,
         };
+        batch.values.reserve(writes.len() * 40, 0);
         let (mut new, mut reported, mut changed) = (Vec::new(), Vec::new(), Vec::new());
         for write in writes {
             match write {

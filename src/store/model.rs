@@ -459,7 +459,7 @@ impl Model {
 
 /// Nothing of a simulation goes to a database.
 fn nowhere() -> Database {
-    Database::new(DatabaseConnection::default(), super::names::Tables::default())
+    Database::new(DatabaseConnection::default(), super::names::Tables::default(), 1)
 }
 
 impl Store {
@@ -498,6 +498,7 @@ impl Store {
             pulse: nowhere(),
             server: None,
             incarnation: [0; 16],
+            notifier: None,
             model: Some(model),
             queue,
             health: healthy,

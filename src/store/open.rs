@@ -300,7 +300,13 @@ async fn connect(file: Option<&Path>, reads: bool) -> Result<DatabaseConnection,
         if reads {
             options.read_only(true)
         } else {
-            options.journal_mode(SqliteJournalMode::Wal).pragma("cache_size", "-32768")
+            // Checkpoints are rarer than by default (1,000 pages): pages that are written
+            // again and again go into the database once.
+            options
+                .journal_mode(SqliteJournalMode::Wal)
+                .pragma("cache_size", "-16384")
+                .pragma("wal_autocheckpoint", "4000")
+                .pragma("journal_size_limit", "67108864")
         }
     });
     sea_orm::Database::connect(options).await

@@ -4,8 +4,8 @@
 use super::{OpenError, database::Database, dialect::statement, names::Tables};
 use backjob_migrations::{Migrator, MigratorTraitSelf as _, RECORD};
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqlxMySqlConnector, SqlxPostgresConnector,
-    Statement, TransactionTrait as _,
+    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqlxMySqlConnector,
+    SqlxPostgresConnector, Statement, TransactionTrait as _,
     sqlx::{
         self, ConnectOptions as _, Connection as _, Executor as _,
         mysql::{MySqlConnectOptions, MySqlPoolOptions},

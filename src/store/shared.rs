@@ -122,7 +122,9 @@ impl Writer {
             };
             match trouble(&error) {
                 Trouble::Again if tries < TRIES => {}
-                Trouble::Gone if connections < CONNECTIONS && tries < TRIES && !is_away(&error) => connections += 1,
+                Trouble::Gone if connections < CONNECTIONS && tries < TRIES && !is_away(&error) => {
+                    connections += 1
+                }
                 Trouble::Again => return Err(Error::Unavailable(plain(&error))),
                 _ => return Err(error.into()),
             }

@@ -225,7 +225,9 @@ impl Setup {
             }
             Kept::Pooler => {
                 let own = OwnDatabase::now(ServerKind::Postgres).expect("set BACKJOB_TEST_POSTGRES");
-                url = own.url_through(&std::env::var("BACKJOB_TEST_PGBOUNCER").expect("set BACKJOB_TEST_PGBOUNCER"));
+                url = own.url_through(
+                    &std::env::var("BACKJOB_TEST_PGBOUNCER").expect("set BACKJOB_TEST_PGBOUNCER"),
+                );
                 database = Some(Arc::new(own));
             }
         }

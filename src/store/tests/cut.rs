@@ -33,7 +33,8 @@ impl Proxy {
     async fn new(server: &str, tasks: &Tasks) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let address = listener.local_addr().expect("an address");
-        let server = server.rsplit('@').next().and_then(|rest| rest.split('/').next()).expect("a host").to_owned();
+        let server =
+            server.rsplit('@').next().and_then(|rest| rest.split('/').next()).expect("a host").to_owned();
         let mode = Arc::new(AtomicU8::new(PASS));
         let (modes, more) = (Arc::clone(&mode), tasks.clone());
         tasks.spawn("proxy", async move {
@@ -168,7 +169,8 @@ async fn a_server_that_is_away_is_told_of_and_healed_from() {
         }
         proxy.set(AWAY);
         let mut health = store.health();
-        let failed = tokio::time::timeout(Duration::from_secs(20), health.wait_for(|healthy| !*healthy)).await;
+        let failed =
+            tokio::time::timeout(Duration::from_secs(20), health.wait_for(|healthy| !*healthy)).await;
         failed.expect("in time").expect("open");
         let refused = write(&store, insert(&job(4))).await;
         assert!(matches!(&refused, Err(error) if error.is_transient()), "{refused:?}");

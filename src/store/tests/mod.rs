@@ -1,8 +1,8 @@
 //! The store's promises, each held on a file, in memory, on PostgreSQL and on MariaDB.
 
+mod cut;
 #[path = "../../../tests/it/databases.rs"]
 mod databases;
-mod cut;
 mod list;
 mod model;
 mod nodes;

@@ -79,7 +79,8 @@ async fn a_key_makes_one_job_whichever_node_it_comes_to() {
         for n in 0..100_i64 {
             let key = u8::try_from(n % 10).expect("small");
             let request = u8::try_from(n / 50).expect("small");
-            let (store, sender) = (nodes[usize::try_from(n / 10 % 2).expect("small")].clone(), sender.clone());
+            let (store, sender) =
+                (nodes[usize::try_from(n / 10 % 2).expect("small")].clone(), sender.clone());
             tasks.spawn("starts", async move {
                 let told = write(&store, merging(n, 1, Some((key, request)))).await;
                 sender.send((key, told)).await.expect("awaited");
@@ -278,7 +279,10 @@ async fn the_feed_tells_every_change_in_pages() {
         assert_eq!(store.owner(moved.id).await, Ok(Some("here".into())));
         assert_eq!(store.owner(records[0].id).await, Ok(None));
         let running = store.running_of("here", 10).await.expect("read");
-        assert_eq!((ids(&running), store.running_of("there", 10).await.expect("read").len()), (vec![moved.id], 0));
+        assert_eq!(
+            (ids(&running), store.running_of("there", 10).await.expect("read").len()),
+            (vec![moved.id], 0)
+        );
         assert_eq!(running[0].job.state_name(), StateName::Running);
     })
     .await;
@@ -353,7 +357,11 @@ async fn notifications_reach_the_others_and_not_oneself() {
 #[tokio::test]
 async fn a_second_root_is_refused_while_another_is_in_use() {
     on_servers(async |database| {
-        let with = |bytes: &[u8]| Options { keys: keys(bytes), node: format!("{bytes:?}"), ..options(database.url()) };
+        let with = |bytes: &[u8]| Options {
+            keys: keys(bytes),
+            node: format!("{bytes:?}"),
+            ..options(database.url())
+        };
         // Nothing is sealed yet: but the other may do so at any moment.
         let first = open(with(&[1])).await;
         let refused = Store::open(with(&[2]), Arc::new(StillClock), &Tasks::default()).await;

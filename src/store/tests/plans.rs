@@ -5,7 +5,9 @@
 use super::*;
 use crate::job::StateName;
 use crate::store::{List, commit, existing, feed, list, read, row};
-use sea_orm::{ConnectionTrait as _, DbBackend, ExprTrait as _, Statement, Value, sea_query::SelectStatement};
+use sea_orm::{
+    ConnectionTrait as _, DbBackend, ExprTrait as _, Statement, Value, sea_query::SelectStatement,
+};
 
 const FINISHED: u32 = 200_000;
 const WAITING: u32 = 2_000;
@@ -135,10 +137,15 @@ async fn among_many_finished_jobs_everything_is_found_by_an_index() {
         };
         let keys: Vec<Value> =
             some_ids.iter().flat_map(|_| [Value::from("tester"), Value::from(vec![1_u8; 32])]).collect();
-        let known_keys =
-            crate::store::dialect::statement(backend, existing::known_keys_text(backend, some_ids.len()), keys);
+        let known_keys = crate::store::dialect::statement(
+            backend,
+            existing::known_keys_text(backend, some_ids.len()),
+            keys,
+        );
         let mut status = crate::store::select::records(true);
-        status.and_where(crate::store::select::col(crate::store::entity::job::Column::Id).is_in(some_ids[..1].to_vec()));
+        status.and_where(
+            crate::store::select::col(crate::store::entity::job::Column::Id).is_in(some_ids[..1].to_vec()),
+        );
         let now = i64::from(FINISHED + WAITING / 2);
         // What it is, and how many rows may be looked at in one step: never those that
         // are finished, but for the pages of a list.
@@ -163,7 +170,10 @@ async fn among_many_finished_jobs_everything_is_found_by_an_index() {
             ("list by label", select(of(List { labels: label(1), before, ..List::default() }), 50)),
             ("list by labels", select(of(List { labels: label(2), before, ..List::default() }), 50)),
             ("list live", select(of(List { states: vec![StateName::Running], ..List::default() }), 50)),
-            ("list final", select(of(List { states: vec![StateName::Failed], before, ..List::default() }), 50)),
+            (
+                "list final",
+                select(of(List { states: vec![StateName::Failed], before, ..List::default() }), 50),
+            ),
             ("erase", by_ids(r#"DELETE FROM "job" WHERE id IN ({marks}) AND state >= 4 RETURNING id"#)),
             ("close", by_ids(r#"UPDATE "job" SET merge_key = NULL WHERE id IN ({marks})"#)),
         ];
@@ -173,16 +183,21 @@ async fn among_many_finished_jobs_everything_is_found_by_an_index() {
             let text = commit::update_text(backend, 50, &row);
             asked.push(("update", crate::store::dialect::statement(backend, text, values)));
         } else {
-            asked.push(("update", by_ids(r#"SELECT id, revision FROM "job" WHERE id IN ({marks}) ORDER BY id FOR UPDATE"#)));
+            asked.push((
+                "update",
+                by_ids(r#"SELECT id, revision FROM "job" WHERE id IN ({marks}) ORDER BY id FOR UPDATE"#),
+            ));
         }
         for (name, statement) in asked {
             let (plan, most) = plan(&store, statement).await;
             assert!(indexed(&store, &plan), "{name}:\n{plan}");
-            let pages = name.starts_with("list") || name.starts_with("retention") || name.starts_with("first");
+            let pages =
+                name.starts_with("list") || name.starts_with("retention") || name.starts_with("first");
             assert!(pages || most <= u64::from(WAITING) * 2, "{name} looks at {most} rows:\n{plan}");
         }
         // What has no index is told from what has.
-        let none = crate::store::dialect::statement(backend, r#"SELECT id FROM "job" WHERE progress = 7"#, []);
+        let none =
+            crate::store::dialect::statement(backend, r#"SELECT id FROM "job" WHERE progress = 7"#, []);
         let (plan, _) = plan(&store, none).await;
         assert!(!indexed(&store, &plan), "{plan}");
         store.close().await;

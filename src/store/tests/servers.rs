@@ -127,10 +127,15 @@ async fn what_cannot_be_reached_or_entered_is_said_without_the_password() {
                 _ => panic!("{error:?}"),
             }
             let said = format!("{error} {error:?}");
-            assert!(!said.contains("canary-secret") && said.contains(host.split(':').next().expect("a host")));
+            assert!(
+                !said.contains("canary-secret") && said.contains(host.split(':').next().expect("a host"))
+            );
         }
         let error = refused(options(format!("{scheme}://user:canary-secret@{host}"))).await;
-        assert!(matches!(error, OpenError::BadUrl { .. }) && !error.to_string().contains("canary"), "{error}");
+        assert!(
+            matches!(error, OpenError::BadUrl { .. }) && !error.to_string().contains("canary"),
+            "{error}"
+        );
     })
     .await;
 }
@@ -181,8 +186,11 @@ async fn who_may_not_make_tables_is_told_so_and_may_use_them() {
 async fn tables_of_a_newer_program_are_refused() {
     on_servers(async |database| {
         open(options(database.url())).await.close().await;
-        execute(database, "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m20991231_000001_later', 0)")
-            .await;
+        execute(
+            database,
+            "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m20991231_000001_later', 0)",
+        )
+        .await;
         let error = refused(options(database.url())).await;
         assert!(matches!(&error, OpenError::NewerSchema { unknown, .. } if unknown.len() == 1), "{error:?}");
         assert!(error.to_string().contains("m20991231_000001_later"), "{error}");
@@ -201,8 +209,11 @@ async fn texts_are_compared_byte_by_byte() {
                 spec.target = value.to_owned();
                 spec.route = format!("/{value}");
             });
-            let start_key =
-                Some(StartKey { caller: value.to_owned(), key: [1; 32], request: [u8::try_from(n).expect("small"); 32] });
+            let start_key = Some(StartKey {
+                caller: value.to_owned(),
+                key: [1; 32],
+                request: [u8::try_from(n).expect("small"); 32],
+            });
             let record = Record { created_by: value.into(), ..record };
             let new = New { record: record.clone(), payload: payload(), merge: None, start_key };
             assert_eq!(write(&store, Write::Insert(Box::new(new))).await, Ok(Outcome::Done), "{value:?}");
@@ -241,7 +252,8 @@ async fn what_no_database_can_hold_is_mended_and_not_refused() {
         let change =
             Update { from: record.job.revision, record: record.clone(), text: false, attempt: Some(attempt) };
         assert_eq!(write(&store, Write::Update(Box::new(change))).await, Ok(Outcome::Done));
-        let kept = store.attempts(record.id).await.expect("read").remove(0).failure.expect("a failure").message;
+        let kept =
+            store.attempts(record.id).await.expect("read").remove(0).failure.expect("a failure").message;
         assert!(kept.starts_with("a\u{fffd}bé") && kept.chars().count() == 4_096, "{}", kept.chars().count());
     })
     .await;
