@@ -3,7 +3,8 @@
 use super::{Engine, Error, lock};
 use crate::{
     job::{
-        Connection, Event, Job, JobId, Record, Refused, Revision, Signal, State, Transition, transition::Save,
+        Connection, Event, Job, JobId, Record, Refused, Revision, Signal, Spec, State, Transition,
+        transition::Save,
     },
     store::{AttemptRow, Ended, Outcome, Permit, Update, Write},
 };
@@ -67,8 +68,11 @@ pub(super) struct Signals {
 pub(super) struct Live {
     pub(super) id: JobId,
     pub(super) attempt: u32,
-    /// Everything of the record but where the job stands.
-    shown: Record,
+    /// Of the record, what never changes.
+    spec: Arc<Spec>,
+    created_at: i64,
+    created_by: Arc<str>,
+    retry_of: Option<JobId>,
     /// How many later Starts joined it.
     merged: AtomicU32,
     pub(super) inner: Mutex<Inner>,
@@ -81,7 +85,7 @@ pub(super) struct Live {
 pub(super) struct Inner {
     pub(super) job: Job,
     /// What callers are shown while a commit is under way.
-    before: Option<Job>,
+    before: Option<Box<Job>>,
     /// The revision in the table.
     stored: Revision,
     /// An update is in the writer's queue.
@@ -107,16 +111,17 @@ pub(super) struct Inner {
 impl Live {
     /// A job that runs, as it is stored.
     pub(super) fn new(record: Record, row: AttemptRow, slot: Option<Arc<OwnedSemaphorePermit>>) -> Arc<Self> {
-        let job = record.job.clone();
+        let Record { id, spec, created_at, created_by, retry_of, merged_count, job } = record;
         let stored = job.revision;
-        let mut shown = record;
-        shown.job = job.without_text();
         let stop = job.cancel_requested;
         Arc::new(Self {
-            merged: AtomicU32::new(shown.merged_count),
-            id: shown.id,
+            merged: AtomicU32::new(merged_count),
+            id,
             attempt: job.attempt,
-            shown,
+            spec,
+            created_at,
+            created_by,
+            retry_of,
             inner: Mutex::new(Inner {
                 job,
                 before: None,
@@ -137,8 +142,15 @@ impl Live {
     }
 
     fn record(&self, job: Job) -> Record {
-        let merged_count = self.merged.load(Ordering::Relaxed);
-        Record { job, merged_count, ..self.shown.clone() }
+        Record {
+            id: self.id,
+            spec: Arc::clone(&self.spec),
+            created_at: self.created_at,
+            created_by: Arc::clone(&self.created_by),
+            retry_of: self.retry_of,
+            merged_count: self.merged.load(Ordering::Relaxed),
+            job,
+        }
     }
 
     /// A later Start joined it, and the tables have that.
@@ -155,18 +167,18 @@ impl Live {
     /// What callers are shown.
     pub(super) fn snapshot(&self, text: bool) -> Record {
         let inner = lock(&self.inner);
-        let job = inner.before.as_ref().unwrap_or(&inner.job);
+        let job = inner.before.as_deref().unwrap_or(&inner.job);
         self.record(if text { job.clone() } else { job.without_text() })
     }
 
     /// Which state callers are shown.
     pub(super) fn shown_revision(&self) -> Revision {
         let inner = lock(&self.inner);
-        inner.before.as_ref().unwrap_or(&inner.job).revision
+        inner.before.as_deref().unwrap_or(&inner.job).revision
     }
 
     pub(super) fn spec(&self) -> &crate::job::Spec {
-        &self.shown.spec
+        &self.spec
     }
 }
 
@@ -333,7 +345,7 @@ impl Engine {
             // Closed before anything is retried.
             live.signals.send_modify(|signals| signals.connection = Connection::Close);
         }
-        inner.before = Some(before);
+        inner.before = Some(Box::new(before));
         let text = transition.attempt_ended && (inner.text_dirty || inner.job.output.is_some());
         let update = inner.update(live, text, now.mono);
         let done = inner.join();

@@ -98,6 +98,9 @@ const TEXT: &[&str] = &[
     "result_truncated",
 ];
 
+/// Writes in a text that is kept prepared.
+const KEPT: usize = 2;
+
 /// What came of it.
 #[derive(Debug)]
 pub(super) enum Written {
@@ -132,7 +135,9 @@ impl Kept {
             },
         };
         let text = db.place(batch.text);
-        let query = sqlx::query_with(AssertSqlSafe(text), batch.values);
+        // Texts of many rows are nearly always new ones: to keep them would cost memory
+        // and save nothing.
+        let query = sqlx::query_with(AssertSqlSafe(text), batch.values).persistent(writes.len() <= KEPT);
         Some(match connection.execute(query).await {
             Ok(_) => Written::All,
             Err(error) => {
