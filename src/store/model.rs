@@ -496,6 +496,7 @@ impl Store {
         let shared = Shared {
             reader: nowhere(),
             pulse: nowhere(),
+            notifier: None,
             server: None,
             incarnation: [0; 16],
             notifier: None,
