@@ -8,7 +8,7 @@
 //! # How a job flows through the server
 //!
 //! ```text
-//!  rpc ──▶ engine ──▶ store ──▶ SQLite        a Start is answered when it is durable
+//!  rpc ──▶ engine ──▶ store ──▶ database      a Start is answered when it is durable
 //!             │  ╲
 //!             │   ╲──▶ watch ──▶ rpc           every change, to all who follow it
 //!             ▼

@@ -253,6 +253,21 @@ fn actions_report_where_they_can() {
 }
 
 #[test]
+fn tables_have_a_place_of_their_own_where_the_database_has_such() {
+    let postgres = ("database.url", "postgres://host/db");
+    let config = load("", &[], &[postgres, ("database.schema", "jobs"), ("database.pooler", "true")]);
+    assert_eq!(config.expect("loads").database.schema, "jobs");
+    assert!(load("", &[], &[("database.table_prefix", "bj_2")]).is_ok());
+    let mariadb = ("database.url", "mysql://host/db");
+    assert!(load("", &[], &[mariadb, ("database.table_prefix", "bj_")]).is_ok());
+    for given in [[mariadb, ("database.schema", "jobs")], [mariadb, ("database.pooler", "true")]] {
+        let faults = refused("", &[], &given);
+        assert!(faults.len() == 1 && faults[0].contains("PostgreSQL alone"), "{faults:?}");
+    }
+    assert!(refused("", &[], &[postgres, ("database.schema", "a b")])[0].contains("database.schema must be"));
+}
+
+#[test]
 fn names_of_hosts_and_pages_are_plain() {
     let config =
         load("", &[("BACKJOB_HTTP_HOSTS", "Jobs.Example.com,[fd00::1],10.0.0.1")], &[]).expect("loads");
@@ -286,6 +301,12 @@ fn what_is_out_of_range_is_refused() {
         ("server.threads", "2000"),
         ("node.name", "a\nb"),
         ("database.url", ""),
+        ("database.schema", "jobs"), // SQLite has none
+        ("database.pooler", "true"),
+        ("database.table_prefix", "Jobs_"),
+        ("database.table_prefix", "a\"b"),
+        ("database.table_prefix", "1_"),
+        ("database.table_prefix", "a_name_of_thirty_three_characters"),
         ("targets.default.max_in_flight", "0"),
         ("targets.default.max_in_flight", "10001"),
         ("targets.default.url", "http://"),

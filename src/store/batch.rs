@@ -114,12 +114,20 @@ pub(super) enum Written {
 
 /// The connection that writes, kept: to give it back costs a way to its thread, too.
 #[derive(Debug, Default)]
-pub(super) struct Kept(Option<PoolConnection<Sqlite>>);
+pub(super) struct Kept {
+    connection: Option<PoolConnection<Sqlite>>,
+    /// Whether it is the only one there is, for those who read, too.
+    only: bool,
+}
 
 impl Kept {
+    pub(super) fn new(only: bool) -> Self {
+        Self { connection: None, only }
+    }
+
     /// Gives it back, so that others may write.
     pub(super) fn release(&mut self) {
-        self.0 = None;
+        self.connection = None;
     }
 
     /// Writes all of `writes`, or nothing; None where they are more than one text
@@ -127,7 +135,7 @@ impl Kept {
     pub(super) async fn write(&mut self, db: &Database, writes: &[Rows]) -> Option<Written> {
         let batch = Batch::of(writes)?;
         let fails = |error: sqlx::Error| DbErr::Exec(RuntimeErr::SqlxError(error.into()));
-        let connection = match &mut self.0 {
+        let connection = match &mut self.connection {
             Some(connection) => connection,
             none => match db.connection().get_sqlite_connection_pool().acquire().await {
                 Ok(connection) => none.insert(connection),
@@ -138,7 +146,7 @@ impl Kept {
         // Texts of many rows are nearly always new ones: to keep them would cost memory
         // and save nothing.
         let query = sqlx::query_with(AssertSqlSafe(text), batch.values).persistent(writes.len() <= KEPT);
-        Some(match connection.execute(query).await {
+        let written = match connection.execute(query).await {
             Ok(_) => Written::All,
             Err(error) => {
                 // It may be rolled back already, which is no fault.
@@ -146,7 +154,11 @@ impl Kept {
                 let error = fails(error);
                 if error::is_refusal(&error) { Written::Otherwise } else { Written::Failed(error) }
             }
-        })
+        };
+        if self.only {
+            self.release();
+        }
+        Some(written)
     }
 }
 

@@ -3,7 +3,13 @@
 //! ```text
 //!   engine ── reserve, write ──▶ writer.rs ──▶ commit.rs ──▶ one connection that writes
 //!   engine ── records, list, due, … ──▶ read.rs, list.rs ──▶ four that read
+//!   engine ── beat, changed_since, notify ──▶ node.rs, feed.rs, notice.rs ──▶ others
 //! ```
+//!
+//! SQLite, PostgreSQL and MariaDB carry the same tables. What differs in the text of
+//! statements is in `dialect.rs`, in connections in `open.rs` (files) and `server.rs`
+//! (servers); `names.rs` puts schema and prefix in place, `database.rs` hides a
+//! pooler. Where other nodes write too, `shared.rs` begins again what they overtook.
 //!
 //! It may import `clock`, `job`, `secret` and `tasks`, and knows no transport.
 //!
@@ -16,8 +22,11 @@
 //! - one refused write never fails the others of its batch;
 //! - memory is bounded: who wants to write waits for a place in the queue;
 //! - payloads are stored sealed, bound to their job, and nothing here logs one;
-//! - one process at a time: a lock on `<database>.lock` is held while a store is
-//!   open, and freed by the system when the process dies.
+//! - SQLite has one process at a time: a lock on `<database>.lock` is held while a
+//!   store is open, and freed by the system when the process dies;
+//! - elsewhere any number of nodes write, and merging and keys are as exact: unique
+//!   indexes decide, and who was overtaken looks again;
+//! - a transaction whose end was not heard of is looked up by its mark.
 //!
 //! When the database fails (a full disk, a file that became read-only), each
 //! write is answered with [`Error::Unavailable`] and nothing of it is stored;

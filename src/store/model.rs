@@ -123,9 +123,10 @@ impl Tables {
         for key in start_keys {
             self.start_keys.insert((key.caller.clone(), key.key_hash.clone()), key);
         }
-        for (id, count) in joins {
+        for (id, (count, at)) in joins {
             if let Some(job) = self.jobs.get_mut(&id) {
                 job.merged_count += count;
+                job.changed_at = job.changed_at.max(at);
                 job.revision += i64::from(job.state < 3);
                 touched.push(id);
             }
@@ -190,9 +191,10 @@ impl Tables {
     fn settle(
         &self,
         writes: &[Rows],
-    ) -> Result<(BTreeMap<usize, Existing>, Vec<start_key::Model>, BTreeMap<Vec<u8>, i64>), Error> {
+    ) -> Result<(BTreeMap<usize, Existing>, Vec<start_key::Model>, BTreeMap<Vec<u8>, (i64, i64)>), Error>
+    {
         let (mut existing, mut start_keys) = (BTreeMap::new(), Vec::new());
-        let mut joins: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
+        let mut joins: BTreeMap<Vec<u8>, (i64, i64)> = BTreeMap::new();
         let mut keys = self.start_keys.clone();
         let merging = self.jobs.values().filter_map(|job| Some((job.merge_key.clone()?, job.id.clone())));
         let mut jobs: BTreeMap<Vec<u8>, Vec<u8>> = merging.collect();
@@ -210,7 +212,9 @@ impl Tables {
                 match jobs.get(key) {
                     Some(id) if *join => {
                         existing.insert(place, Existing::Joined(row::job_id(id)?));
-                        *joins.entry(id.clone()).or_default() += 1;
+                        let (count, at) = joins.entry(id.clone()).or_default();
+                        *count += 1;
+                        *at = (*at).max(job.changed_at);
                         made.clone_from(id);
                     }
                     Some(id) => {
@@ -496,9 +500,9 @@ impl Store {
         let shared = Shared {
             reader: nowhere(),
             pulse: nowhere(),
+            notifier: None,
             server: None,
             incarnation: [0; 16],
-            notifier: None,
             model: Some(model),
             queue,
             health: healthy,

@@ -68,7 +68,7 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
         db,
         #[cfg(test)]
         model: None,
-        kept: Kept::default(),
+        kept: Kept::new(lock.is_none()),
         queue: receiver,
         batch: options.batch.max(1),
         health,
@@ -87,7 +87,7 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
         writer.run().await;
         match writer.mark {
             Some(mark) => close_server(&writer.db, others, mark).await,
-            None => close(&writer.db, &others.0, in_memory).await,
+            None => close(&writer.db, &others, in_memory).await,
         }
     });
     let shared = Shared {
@@ -127,7 +127,7 @@ async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened,
         }
     };
     let file = lock.is_some().then_some(path.as_path());
-    let db = connect(file, false).await.map_err(|error| OpenError::from_db(&path, &error))?;
+    let db = connect(file, Use::Write).await.map_err(|error| OpenError::from_db(&path, &error))?;
     let db = Database::new(db, options.tables.clone(), 1);
     let (reader, settled) = match prepare(&db, &path, file, options, moment).await {
         Ok(prepared) => prepared,
@@ -137,7 +137,14 @@ async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened,
             return Err(error);
         }
     };
-    Ok(Opened { pulse: db.clone(), writer: db, reader, settled, lock, mark: None, server: None })
+    let pulse = match file {
+        Some(_) => {
+            let pulse = connect(file, Use::Pulse).await.map_err(|error| OpenError::from_db(&path, &error))?;
+            Database::new(pulse, options.tables.clone(), 1)
+        }
+        None => db.clone(),
+    };
+    Ok(Opened { pulse, writer: db, reader, settled, lock, mark: None, server: None })
 }
 
 /// Connections that write, should one be stuck: one does.
@@ -189,7 +196,7 @@ async fn prepare(
     let settled = roots::settle(db, path, options, now, nonce).await?;
     let reader = match file {
         Some(_) => {
-            let reader = connect(file, true).await.map_err(|error| OpenError::from_db(path, &error))?;
+            let reader = connect(file, Use::Read).await.map_err(|error| OpenError::from_db(path, &error))?;
             Database::new(reader, options.tables.clone(), READERS)
         }
         None => db.clone(),
@@ -273,12 +280,22 @@ pub(super) fn private(options: &mut fs::OpenOptions) -> &mut fs::OpenOptions {
     options
 }
 
-async fn connect(file: Option<&Path>, reads: bool) -> Result<DatabaseConnection, DbErr> {
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Write,
+    Read,
+    /// Small writes beside the writer's; made when it is needed.
+    Pulse,
+}
+
+async fn connect(file: Option<&Path>, what_for: Use) -> Result<DatabaseConnection, DbErr> {
     let mut options = ConnectOptions::new("sqlite::memory:");
-    let connections = if reads { READERS } else { 1 };
+    let connections = if what_for == Use::Read { READERS } else { 1 };
     options
         .max_connections(connections)
-        .min_connections(1)
+        .min_connections(u32::from(what_for != Use::Pulse))
+        .connect_lazy(what_for == Use::Pulse)
         // A database in memory is gone with its connection.
         .idle_timeout(None)
         .max_lifetime(None)
@@ -297,7 +314,7 @@ async fn connect(file: Option<&Path>, reads: bool) -> Result<DatabaseConnection,
             .pragma("temp_store", "memory");
         let Some(file) = &file else { return options };
         let options = options.in_memory(false).shared_cache(false).filename(file);
-        if reads {
+        if what_for == Use::Read {
             options.read_only(true)
         } else {
             // Checkpoints are rarer than by default (1,000 pages): pages that are written
@@ -375,7 +392,7 @@ pub(super) async fn beside(url: &str) -> Result<(DatabaseConnection, PathBuf), O
         return Err(OpenError::BadUrl { url: url.to_owned(), reason });
     };
     fs::metadata(path).map_err(|error| OpenError::from_io(path, &error))?;
-    let db = connect(Some(path), true).await.map_err(|error| OpenError::from_db(path, &error))?;
+    let db = connect(Some(path), Use::Read).await.map_err(|error| OpenError::from_db(path, &error))?;
     Ok((db, path.to_owned()))
 }
 
@@ -395,10 +412,11 @@ async fn close_server(db: &Database, (reader, pulse): (Database, Database), mark
     }
 }
 
-async fn close(db: &Database, readers: &Database, in_memory: bool) {
-    // Readers would keep parts of the log.
+async fn close(db: &Database, (readers, pulse): &(Database, Database), in_memory: bool) {
+    // They would keep parts of the log.
     if !in_memory {
         let _ = readers.close().await;
+        let _ = pulse.close().await;
     }
     if let Err(error) = db.execute_unprepared("PRAGMA wal_checkpoint(TRUNCATE)").await {
         // Nothing is lost: the log is read when the database is opened again.
