@@ -24,6 +24,10 @@ use std::{
 };
 use tonic::{Code, Status, body::Body, codegen::Service};
 
+/// Values of a JSON request, at most: each takes a hundred times its bytes while it
+/// is read.
+const VALUES: usize = 100_000;
+
 static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).ok());
 
 /// Makes [`Connect`] of a service.
@@ -74,6 +78,9 @@ impl Codec {
         match self {
             Self::Proto => Ok(Bytes::copy_from_slice(body)), // the service reads it
             Self::Json if body.is_empty() => Ok(Bytes::new()),
+            Self::Json if values(body) > VALUES => {
+                Err(status::invalid("body", format!("holds more than {VALUES} values")))
+            }
             Self::Json => {
                 let mut reader = serde_json::Deserializer::from_slice(body);
                 let read = DynamicMessage::deserialize(message, &mut reader);
@@ -88,10 +95,11 @@ impl Codec {
         match self {
             Self::Proto => Ok(bytes),
             Self::Json => {
-                let fault = |error: String| Status::internal(error);
-                let message =
-                    DynamicMessage::decode(message, bytes).map_err(|error| fault(error.to_string()))?;
-                serde_json::to_vec(&message).map(Bytes::from).map_err(|error| fault(error.to_string()))
+                let message = DynamicMessage::decode(message, bytes)
+                    .map_err(|error| status::internal(&error.to_string()))?;
+                serde_json::to_vec(&message)
+                    .map(Bytes::from)
+                    .map_err(|error| status::internal(&error.to_string()))
             }
         }
     }
@@ -132,6 +140,22 @@ where
     }
 }
 
+/// How many values stand in a JSON text; of what is none, not fewer than a reader
+/// would meet.
+fn values(text: &[u8]) -> usize {
+    let (mut count, mut quoted, mut escaped) = (1, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b',' | b'[' | b'{' if !quoted => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
 /// The rpc of this path.
 fn method(path: &str) -> Option<MethodDescriptor> {
     let (service, name) = path.strip_prefix('/')?.split_once('/')?;
@@ -146,7 +170,7 @@ async fn read(
     method: &MethodDescriptor,
 ) -> Result<Request<Body>, Status> {
     if method.is_client_streaming() || method.is_server_streaming() {
-        return Err(Status::unimplemented("a stream is followed over gRPC or gRPC-Web"));
+        return Err(status::unimplemented("a stream is followed over gRPC or gRPC-Web"));
     }
     let (mut parts, body) = request.into_parts();
     let headers = &mut parts.headers;
@@ -154,7 +178,7 @@ async fn read(
         return Err(status::invalid("connect-protocol-version", "must be 1"));
     }
     if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        return Err(Status::unimplemented("compressed requests are not read: send them as they are"));
+        return Err(status::unimplemented("compressed requests are not read: send them as they are"));
     }
     if let Some(timeout) = headers.remove("connect-timeout-ms") {
         let millis =
@@ -165,14 +189,14 @@ async fn read(
         let text = if millis < 100_000_000 { format!("{millis}m") } else { format!("{}S", millis / 1_000) };
         headers.insert(
             "grpc-timeout",
-            HeaderValue::try_from(text).map_err(|e| Status::internal(e.to_string()))?,
+            HeaderValue::try_from(text).map_err(|error| status::internal(&error.to_string()))?,
         );
     }
     let body = Limited::new(body, MESSAGE).collect().await.map_err(|error| {
         if error.downcast_ref::<LengthLimitError>().is_some() {
             status::too_large(MESSAGE)
         } else {
-            Status::cancelled("the request broke off")
+            status::broken_off()
         }
     })?;
     let message = codec.decode(&body.to_bytes(), method.input())?;
@@ -201,7 +225,7 @@ async fn write(
     if let Some(status) = Status::from_header_map(&parts.headers).filter(|status| status.code() != Code::Ok) {
         return Err(status);
     }
-    let body = body.collect().await.map_err(|error| Status::internal(error.to_string()))?;
+    let body = body.collect().await.map_err(status::explained)?;
     let ended = body.trailers().and_then(Status::from_header_map);
     if let Some(status) = ended.filter(|status| status.code() != Code::Ok) {
         return Err(status);
@@ -267,4 +291,23 @@ fn code(code: Code) -> (StatusCode, &'static str) {
         Code::Unauthenticated => (401, "unauthenticated"),
     };
     (StatusCode::from_u16(number).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_outside_of_strings() {
+        for (text, count) in [
+            ("", 1),
+            ("1", 1),
+            ("[1, 2, 3]", 4),
+            (r#"{"a": {"b": [1, {}]}, "c": 2}"#, 7),
+            (r#"{"a,[{": ",[{\",[\\", "b": "\\"}"#, 3),
+            (r#"\"[,"#, 1),
+        ] {
+            assert_eq!(values(text.as_bytes()), count, "{text}");
+        }
+    }
 }

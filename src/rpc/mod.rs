@@ -7,6 +7,7 @@
 
 mod access;
 mod auth;
+mod batch;
 mod calls;
 mod connect;
 mod control;

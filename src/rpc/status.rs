@@ -1,6 +1,7 @@
 //! The only place that makes a `tonic::Status`: every failure gets its code and
 //! its google.rpc details, and what is internal stays here.
 
+use super::MESSAGE;
 use crate::{
     engine::Error,
     job::{StateName, draft::Violation},
@@ -146,6 +147,65 @@ pub fn as_message(status: &Status) -> tonic_types::pb::Status {
     })
 }
 
+/// An error of the libraries below, which have no reasons: the same, with one.
+#[must_use]
+pub fn explained(status: Status) -> Status {
+    if !status.details().is_empty() {
+        return status;
+    }
+    let message = status.message();
+    match status.code() {
+        Code::OutOfRange if message.contains("message length too large") => too_large(MESSAGE),
+        // What a client sent is no fault of ours.
+        Code::Internal if message.contains("decode") || message.contains("Missing request") => {
+            invalid("message", message)
+        }
+        code => Fault::new(code, name(code), message).into_status(),
+    }
+}
+
+/// A code as its reason, where nothing more is known.
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_FIELD",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "ROLE_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "TOKEN_INVALID",
+    }
+}
+
+/// Nothing of the kind is served here.
+#[must_use]
+pub fn unimplemented(message: &str) -> Status {
+    Fault::new(Code::Unimplemented, "UNIMPLEMENTED", message).into_status()
+}
+
+/// The client's own deadline has passed.
+#[must_use]
+pub fn deadline_passed() -> Status {
+    let message = "the call's deadline has passed";
+    Fault::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message).into_status()
+}
+
+/// The client did not send all of its message.
+#[must_use]
+pub fn broken_off() -> Status {
+    Fault::new(Code::Cancelled, "CANCELLED", "the request broke off").into_status()
+}
+
 /// The message is larger than any may be.
 #[must_use]
 pub fn too_large(limit: usize) -> Status {
@@ -202,7 +262,9 @@ pub fn going_away(message: impl Into<String>) -> Status {
     Fault::new(Code::Unavailable, "DRAINING", message).retry(spread(Duration::from_millis(500))).into_status()
 }
 
-fn internal(text: &str) -> Status {
+/// A fault of ours: the log has `text`, the caller gets an id of it.
+#[must_use]
+pub fn internal(text: &str) -> Status {
     let id = random().to_string();
     tracing::error!(id, error = text, "internal error");
     Fault::new(Code::Internal, "INTERNAL", format!("internal error; the server's log has it under {id}"))
@@ -226,6 +288,30 @@ fn random() -> u32 {
 mod tests {
     use super::*;
     use crate::job::JobId;
+
+    #[test]
+    fn errors_of_the_libraries_get_a_reason() {
+        let large = "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes";
+        for (status, code, reason) in [
+            (Status::out_of_range(large), Code::ResourceExhausted, "TOO_LARGE"),
+            (
+                Status::internal("failed to decode Protobuf message: x"),
+                Code::InvalidArgument,
+                "INVALID_FIELD",
+            ),
+            (Status::internal("Missing request message."), Code::InvalidArgument, "INVALID_FIELD"),
+            (Status::unimplemented(""), Code::Unimplemented, "UNIMPLEMENTED"),
+            (token_missing(), Code::Unauthenticated, "TOKEN_MISSING"),
+        ] {
+            let explained = explained(status);
+            let details = explained.get_error_details();
+            let info = details.error_info().expect("a reason");
+            assert_eq!(
+                (explained.code(), info.reason.as_str(), info.domain.as_str()),
+                (code, reason, DOMAIN)
+            );
+        }
+    }
 
     #[test]
     fn every_error_has_its_code_and_reason() {

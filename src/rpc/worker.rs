@@ -130,8 +130,9 @@ impl Reader {
                     self.answer(stopped);
                 }
                 message = reports.message() => match message {
-                    // The client has left, or has nothing more to say.
-                    Ok(None) | Err(_) => break Ok(()),
+                    Ok(None) => break Ok(()),
+                    // It cannot be read; or the client is gone, and nobody hears it.
+                    Err(status) => break Err(status::explained(status)),
                     Ok(Some(request)) => match self.report(request).await {
                         Ok(true) => break Ok(()),
                         Ok(false) => {}

@@ -228,6 +228,38 @@ async fn tokens_are_taken_and_taken_away_while_it_runs() {
     assert!(is_final(&last.expect("a job")));
 }
 
+/// A token that leaked is replaced under the same name: whoever holds a stream with
+/// it is cut off, although the name lives on.
+#[tokio::test]
+async fn a_stream_ends_with_its_own_token_though_the_name_has_another() {
+    let application = Application::new().await;
+    let setup = Setup::new(application.address);
+    let file = setup.file("tokens");
+    let (leaked, new) = (("shop", Role::Operator, "leaked"), ("shop", Role::Operator, "new"));
+    fs::write(&file, tokens(&[leaked, new])).expect("written");
+    let server = setup.with("server.tokens_file", &file.display().to_string()).start().await;
+    let watch = async |token: &str| {
+        let filter = Some(v1::JobFilter::default());
+        let request = authorized(v1::WatchStatusRequest { filter, ..Default::default() }, token);
+        server.control().watch_status(request).await.expect("let in").into_inner()
+    };
+    let (mut thief, mut owner) = (watch("leaked").await, watch("new").await);
+    fs::write(&file, tokens(&[new])).expect("written");
+    let ended = async {
+        loop {
+            match thief.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ended without a word"),
+                Err(status) => return status,
+            }
+        }
+    };
+    assert_eq!(fault(&soon("the end of the stream", ended).await).1, "TOKEN_INVALID");
+    server.control().start(authorized(start("/a"), "new")).await.expect("started");
+    let seen = async { while owner.message().await.expect("it goes on").expect("a frame").job.is_none() {} };
+    soon("the owner's frame", seen).await;
+}
+
 #[tokio::test]
 async fn keys_and_jobs_are_each_callers_own() {
     let application = Application::new().await;

@@ -1,7 +1,10 @@
 //! Clients that mean harm: the server stays up within a bound of memory, and
 //! serves others meanwhile.
 
-use crate::{harness::*, wire};
+use crate::{
+    harness::*,
+    wire::{self, Protocol},
+};
 use backjob::proto::v1;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, future::join_all, stream};
@@ -20,6 +23,9 @@ use tonic::Code;
 /// What the process may take at its worst, in a build without optimization: a
 /// server that does nothing takes some 40 MiB of it.
 const MEMORY: u64 = 256 << 20;
+
+/// What one message of 4 MiB may become in memory while it is read.
+const SWOLLEN: u64 = 128 << 20;
 
 /// A server in a process of its own, whose memory can be told apart.
 async fn server(settings: &[(&str, &str)]) -> (Attacked, Application) {
@@ -59,8 +65,12 @@ async fn serves(server: &Attacked) {
         .expect("an answer");
 }
 
-/// The most memory that the process ever took.
 fn within_bounds(server: &Attacked) {
+    within(server, MEMORY);
+}
+
+/// The most memory that the process ever took.
+fn within(server: &Attacked, bound: u64) {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", server.id())) else {
         eprintln!("SKIPPED: this system does not tell a process's memory in /proc");
         return;
@@ -68,7 +78,7 @@ fn within_bounds(server: &Attacked) {
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line of it");
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
     eprintln!("peak memory: {} MiB", kib >> 10);
-    assert!(kib << 10 <= MEMORY, "{} MiB", kib >> 10);
+    assert!(kib << 10 <= bound, "{} MiB", kib >> 10);
 }
 
 /// Frames of HTTP/2 (RFC 9113), written by hand.
@@ -311,6 +321,40 @@ async fn a_message_that_is_too_large_is_refused_before_it_is_read() {
     names(&server.refused(large).await, "display_name");
     serves(&server).await;
     within_bounds(&server);
+}
+
+/// Two bytes on the wire may be hundreds in memory: lists of empty messages, and
+/// JSON of many small values. A list of empty values alone takes its 32 bytes each,
+/// while it is read: once for each thread.
+#[tokio::test]
+async fn messages_that_swell_when_they_are_read_stay_within_bounds() {
+    let (server, _application) = server(&[("server.threads", "2")]).await;
+    let empty_requests = [0x0a, 0x00].repeat(2_000_000);
+    let numbers =
+        format!("{{\"action\": {{\"route\": \"/a\", \"json\": {{\"a\": [{}0]}}}}}}", "0,".repeat(1_900_000));
+    let lists =
+        format!("{{\"action\": {{\"route\": \"/a\", \"json\": {{\"a\": [{}0]}}}}}}", "[],".repeat(1_300_000));
+    let requests = format!("{{\"requests\": [{}{{}}]}}", "{},".repeat(1_300_000));
+    let ids = format!("{{\"jobIds\": [{}\"\"]}}", "\"\",".repeat(1_300_000));
+    let list = prost_types::ListValue { values: vec![prost_types::Value::default(); 2_000_000] };
+    let list = prost_types::Value { kind: Some(prost_types::value::Kind::ListValue(list)) };
+    let json = prost_types::Struct { fields: [("a".to_owned(), list)].into() };
+    let empty_values = v1::Action { json: Some(json), ..action("/a") };
+    let empty_values = v1::StartRequest { action: Some(empty_values), ..start("/a") }.encode_to_vec();
+    for (protocol, rpc, message, json) in [
+        (Protocol::Grpc, "JobControl/Start", &empty_values[..], ""),
+        (Protocol::Grpc, "JobControl/BatchStart", &empty_requests, ""),
+        (Protocol::Json, "JobControl/BatchStart", &[], &requests),
+        (Protocol::Json, "JobControl/ListJobs", &[], &ids),
+        (Protocol::Json, "JobControl/Start", &[], &numbers),
+        (Protocol::Json, "JobControl/Start", &[], &lists),
+    ] {
+        let attacks = (0..4).map(|_| wire::code(server.address(), protocol, rpc, None, message, json));
+        let codes = soon("the answers", join_all(attacks)).await;
+        assert!(codes.iter().all(|code| [3, 8].contains(code)), "{rpc} over {protocol:?}: {codes:?}");
+        serves(&server).await;
+        within(&server, MEMORY + 2 * SWOLLEN);
+    }
 }
 
 #[tokio::test]

@@ -92,6 +92,7 @@ pub async fn code(
             "unimplemented" => 12,
             "invalid_argument" => 3,
             "not_found" => 5,
+            "resource_exhausted" => 8,
             other => panic!("{other}: {error}"),
         };
     }
