@@ -4,14 +4,15 @@
 //! action needs no gRPC.
 //!
 //! A layer before all others: it turns such a request into a gRPC one and the
-//! answer back. What it does not know passes through untouched.
+//! answer back. gRPC and gRPC-Web pass through untouched; all else is told what
+//! is served here.
 
 use super::{MESSAGE, status};
 use crate::proto::DESCRIPTORS;
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::future::Either;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor};
@@ -28,7 +29,16 @@ use tonic::{Code, Status, body::Body, codegen::Service};
 /// is read.
 const VALUES: usize = 100_000;
 
-static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).ok());
+/// Our messages, and what stands in the details of an error: BatchStart answers
+/// with those.
+static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| {
+    let mut pool = DescriptorPool::decode(DESCRIPTORS).ok()?;
+    let details = prost_types::FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET).ok()?;
+    // The others of that set are there already.
+    let details = details.file.into_iter().find(|file| file.name() == "error_details.proto")?;
+    pool.add_file_descriptor_proto(details).ok()?;
+    Some(pool)
+});
 
 /// Makes [`Connect`] of a service.
 #[derive(Debug, Clone, Copy)]
@@ -121,9 +131,12 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let codec = (request.method() == Method::POST).then(|| Codec::of(request.headers())).flatten();
-        let Some((codec, method)) = codec.zip(method(request.uri().path())) else {
+        if is_grpc(request.headers()) {
             return Either::Left(self.inner.call(request));
+        }
+        let (codec, method) = match known(&request) {
+            Ok(known) => known,
+            Err(response) => return Either::Right(Box::pin(async { Ok(*response) })),
         };
         // The one that is ready answers; its clone takes its place.
         let next = self.inner.clone();
@@ -154,6 +167,37 @@ fn values(text: &[u8]) -> usize {
         }
     }
     count
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// What is asked for, and in which form; or what to say to who asks otherwise.
+fn known(request: &Request<Body>) -> Result<(Codec, MethodDescriptor), Box<Response<Body>>> {
+    let refused = |message: &str, code, (name, value): (HeaderName, &'static str)| {
+        let mut response = refusal(&status::unimplemented(message));
+        *response.status_mut() = code;
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        Box::new(response)
+    };
+    let Some(method) = method(request.uri().path()) else {
+        let message = "there is no such rpc: rpcs are called as POST /backjob.v1.JobControl/Start";
+        let mut response = refusal(&status::unimplemented(message));
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        return Err(Box::new(response));
+    };
+    if request.method() != Method::POST {
+        let message = "rpcs are called with POST";
+        return Err(refused(message, StatusCode::METHOD_NOT_ALLOWED, (header::ALLOW, "POST")));
+    }
+    let Some(codec) = Codec::of(request.headers()) else {
+        let message =
+            "the Content-Type must be application/json, application/proto, or one of gRPC or gRPC-Web";
+        let accepted = (HeaderName::from_static("accept-post"), "application/json, application/proto");
+        return Err(refused(message, StatusCode::UNSUPPORTED_MEDIA_TYPE, accepted));
+    };
+    Ok((codec, method))
 }
 
 /// The rpc of this path.
@@ -241,8 +285,7 @@ async fn write(
 
 /// An error for whoever sent these headers: as gRPC, gRPC-Web or Connect writes it.
 pub fn refused(headers: &HeaderMap, status: &Status) -> Response<Body> {
-    let kind = headers.get(header::CONTENT_TYPE);
-    match kind.filter(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+    match headers.get(header::CONTENT_TYPE).filter(|_| is_grpc(headers)) {
         None => refusal(status),
         Some(kind) => {
             let mut response = status.clone().into_http();

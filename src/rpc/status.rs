@@ -87,6 +87,10 @@ pub fn of(error: Error) -> Status {
             .about("limit", limit)
             .retry(Duration::from_secs(30))
             .into_status(),
+        Error::TooManyStreams(limit) => Fault::new(Code::ResourceExhausted, "TOO_MANY_CALLS", message)
+            .about("limit", limit)
+            .retry(spread(Duration::from_secs(1)))
+            .into_status(),
         Error::TooManyPending(limit) => Fault::new(Code::ResourceExhausted, "TOO_MANY_PENDING", message)
             .about("limit", limit)
             .retry(spread(Duration::from_secs(1)))
@@ -157,33 +161,34 @@ pub fn explained(status: Status) -> Status {
     match status.code() {
         Code::OutOfRange if message.contains("message length too large") => too_large(MESSAGE),
         // What a client sent is no fault of ours.
-        Code::Internal if message.contains("decode") || message.contains("Missing request") => {
-            invalid("message", message)
-        }
+        Code::Internal if READING.iter().any(|words| message.contains(words)) => invalid("message", message),
         code => Fault::new(code, name(code), message).into_status(),
     }
 }
 
+/// In what tonic says of a message that it cannot read.
+const READING: [&str; 3] = ["decod", "protocol error", "Missing request"];
+
 /// A code as its reason, where nothing more is known.
 fn name(code: Code) -> &'static str {
     match code {
-        Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_FIELD",
         Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
         Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "ROLE_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
         Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "TOKEN_INVALID",
+        Code::Ok
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated => "INTERNAL",
     }
 }
 
@@ -242,7 +247,17 @@ pub fn origin_refused(message: String) -> Status {
 /// As many calls are under way as may be.
 #[must_use]
 pub fn too_many_calls(limit: usize) -> Status {
-    let message = format!("{limit} calls may be under way at once, watches nine tenths of them");
+    let message = format!("{limit} calls of this kind may be under way at once, watches nine tenths of them");
+    too_many(limit, message)
+}
+
+/// Answers that nobody takes fill the memory that there is for them.
+#[must_use]
+pub fn too_many_answers(limit: usize) -> Status {
+    too_many(limit, format!("answers that were not taken yet may fill {limit} bytes at once"))
+}
+
+fn too_many(limit: usize, message: String) -> Status {
     Fault::new(Code::ResourceExhausted, "TOO_MANY_CALLS", message)
         .about("limit", limit)
         .retry(spread(Duration::from_secs(1)))
@@ -299,6 +314,7 @@ mod tests {
                 Code::InvalidArgument,
                 "INVALID_FIELD",
             ),
+            (Status::internal("Unexpected EOF decoding stream."), Code::InvalidArgument, "INVALID_FIELD"),
             (Status::internal("Missing request message."), Code::InvalidArgument, "INVALID_FIELD"),
             (Status::unimplemented(""), Code::Unimplemented, "UNIMPLEMENTED"),
             (token_missing(), Code::Unauthenticated, "TOKEN_MISSING"),
@@ -329,6 +345,7 @@ mod tests {
             (Error::KeyMismatch(id), Code::AlreadyExists, "IDEMPOTENCY_MISMATCH"),
             (Error::NotCancelled, Code::InvalidArgument, "INVALID_FIELD"),
             (Error::TooManyJobs(10), Code::ResourceExhausted, "TOO_MANY_JOBS"),
+            (Error::TooManyStreams(10), Code::ResourceExhausted, "TOO_MANY_CALLS"),
             (Error::TooManyPending(10), Code::ResourceExhausted, "TOO_MANY_PENDING"),
             (Error::Draining, Code::Unavailable, "DRAINING"),
             (Error::Unavailable("disk".into()), Code::Unavailable, "STORE_UNAVAILABLE"),
