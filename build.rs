@@ -42,7 +42,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// JobControl's server once more, with answers that are encoded already: the bytes
-/// of a job's state are shared by all who ask for it.
+/// of a job's state are shared by all who ask for it; and with batches that are read
+/// no further than they may be long.
 fn frames(out: &Path, mut descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
     for file in &mut descriptors.file {
         file.service.retain(|service| service.name() == "JobControl");
@@ -57,6 +58,7 @@ fn frames(out: &Path, mut descriptors: FileDescriptorSet) -> Result<(), Box<dyn 
         .extern_path(".backjob.v1.GetStatusResponse", "crate::rpc::frame::JobFrame")
         .extern_path(".backjob.v1.WatchStatusResponse", "crate::rpc::frame::JobFrame")
         .extern_path(".backjob.v1.RunResponse", "crate::rpc::frame::RunFrame")
+        .extern_path(".backjob.v1.BatchStartRequest", "crate::rpc::batch::Batch")
         .extern_path(".backjob.v1", "crate::proto::v1")
         .extern_path(".google.rpc", "::tonic_types::pb")
         .compile_fds(descriptors)?;

@@ -7,6 +7,7 @@
 #![allow(dead_code)] // each binary uses one of them
 
 use backjob::{
+    app::{App, Stop},
     clock::{Clock, SystemClock},
     config::{Config, Sources},
     job::{
@@ -280,5 +281,104 @@ pub fn config(data: &[u8]) {
             assert!(read.contains_key("server"));
         }
         Err(faults) => assert!(!faults.to_string().is_empty()),
+    }
+}
+
+/// A server, and what may be sent to it with a token of every kind.
+struct Serving {
+    runtime: tokio::runtime::Runtime,
+    address: std::net::SocketAddr,
+    report: String,
+    _folder: tempfile::TempDir,
+}
+
+static SERVING: LazyLock<Serving> = LazyLock::new(|| {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let folder = tempfile::tempdir().expect("a folder");
+    let flags = [
+        ("server.listen", "127.0.0.1:0"),
+        ("database.url", "sqlite::memory:"),
+        ("targets.default.url", "http://127.0.0.1:9"),
+        ("jobs.max_pending", "100"),
+    ];
+    let flags = flags.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let key = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, KEY);
+    let environment = vec![("BACKJOB_KEY".into(), key.into())];
+    let sources = Sources { folder: folder.path().to_owned(), file: None, environment, flags };
+    let config = Config::load(sources).unwrap_or_else(|faults| panic!("{faults}"));
+    let app = runtime.block_on(App::build(&config)).unwrap_or_else(|error| panic!("{error}"));
+    let address = app.address();
+    runtime.spawn(app.run(Stop::default()));
+    let report = ReportToken { job: JobId::from_bytes([3; 16]), attempt: 1 }.mint(&Keyring::of(KEY));
+    Serving { runtime, address, report, _folder: folder }
+});
+
+/// A call: which rpc, in which form, and its message; or the bytes of a connection.
+/// Each is answered, with a reason if it is refused, and never as a fault of ours.
+pub fn rpc(data: &[u8]) {
+    const RPCS: [&str; 13] = [
+        "JobControl/Start",
+        "JobControl/GetStatus",
+        "JobControl/WatchStatus",
+        "JobControl/Run",
+        "JobControl/BatchStart",
+        "JobControl/ListJobs",
+        "JobControl/CancelJob",
+        "JobControl/RetryJob",
+        "JobControl/DeleteJob",
+        "JobControl/ListAttempts",
+        "JobControl/ExplainJob",
+        "JobWorker/Report",
+        "JobWorker/ReportStream",
+    ];
+    let Some((&[which, form], message)) = data.split_first_chunk() else { return };
+    let Serving { runtime, address, report, .. } = &*SERVING;
+    let rpc = RPCS[usize::from(which) % RPCS.len()];
+    let framed = |message: &[u8]| {
+        let length = u32::try_from(message.len()).expect("small").to_be_bytes();
+        [&[0][..], &length, message].concat()
+    };
+    let (kind, body) = match form % 5 {
+        0 => ("application/json", message.to_vec()),
+        1 => ("application/proto", message.to_vec()),
+        2 => ("application/grpc-web+proto", framed(message)),
+        // Frames as they come.
+        3 => ("application/grpc-web+proto", message.to_vec()),
+        _ => ("", Vec::new()),
+    };
+    let head = format!(
+        "POST /backjob.v1.{rpc} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nAuthorization: Bearer \
+         {report}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    let sent = if kind.is_empty() { message.to_vec() } else { [head.as_bytes(), &body].concat() };
+    let answer = async {
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("it listens");
+        let _ = stream.write_all(&sent).await; // it may hang up on us
+        if kind.is_empty() {
+            let _ = stream.shutdown().await; // there may be no end in what was sent
+        }
+        let (mut answer, mut piece) = (Vec::new(), [0; 4_096]);
+        while let Ok(count @ 1..) = stream.read(&mut piece).await {
+            answer.extend(&piece[..count]);
+            // A watch goes on: its beginning is enough.
+            if answer.len() > 64 * 1024 || (matches!(rpc, "JobControl/WatchStatus" | "JobControl/Run")) {
+                break;
+            }
+        }
+        answer
+    };
+    let answer = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), answer).await });
+    let answer = answer.expect("every call is answered");
+    if kind.is_empty() {
+        return; // whatever it was, it is over
+    }
+    let text = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+    assert!(text.starts_with("http/1.1 "), "{rpc} {kind}: {text:?}");
+    assert!(!text.contains("grpc-status: 13") && !text.contains("grpc-status:13"), "{rpc} {kind}: {text}");
+    assert!(!text.starts_with("http/1.1 500"), "{rpc} {kind}: {text}");
+    if text.starts_with("http/1.1 4") || text.starts_with("http/1.1 5") {
+        assert!(text.contains("google.rpc.errorinfo"), "{rpc} {kind}: {text}");
     }
 }

@@ -2,7 +2,8 @@
 //! what TLS is made of.
 //!
 //! What cannot be read or understood changes nothing: what held before holds on,
-//! and the log says so, once.
+//! and the log says so, once. Nor does what is only half written: new contents
+//! count when a second look, a moment later, finds the same.
 
 use crate::tasks::Tasks;
 use std::{fmt::Display, fs, io, path::PathBuf, sync::Arc, time::Duration};
@@ -10,6 +11,10 @@ use tokio::sync::watch;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// From the first look at new contents to the second: editors and copies write a
+/// file in pieces, and an empty file of tokens would cut off everyone.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// Makes a value out of the contents of its files.
 type Make<T, E> = Box<dyn Fn(&[Vec<u8>]) -> Result<Arc<T>, E> + Send + Sync>;
@@ -67,17 +72,27 @@ where
         });
     }
 
-    async fn look(&mut self) {
+    async fn read(&self) -> Result<Vec<Vec<u8>>, String> {
         let mut contents = Vec::with_capacity(self.paths.len());
         for path in &self.paths {
-            match tokio::fs::read(path).await {
-                Ok(content) => contents.push(content),
-                Err(error) => return self.fails(&format!("{}: {error}", path.display())),
-            }
+            let content = tokio::fs::read(path).await;
+            contents.push(content.map_err(|error| format!("{}: {error}", path.display()))?);
         }
+        Ok(contents)
+    }
+
+    async fn look(&mut self) {
+        let contents = match self.read().await {
+            Ok(contents) => contents,
+            Err(error) => return self.fails(&error),
+        };
         if contents == self.contents {
             self.failed = false;
             return;
+        }
+        tokio::time::sleep(SETTLE).await;
+        if self.read().await.as_ref() != Ok(&contents) {
+            return; // somebody writes: the next look will tell
         }
         match (self.make)(&contents) {
             Ok(value) => {
@@ -129,5 +144,31 @@ mod tests {
             number.look().await;
             assert_eq!((**value.borrow(), number.failed), (expected, failed), "{content:?}");
         }
+        // Replaced as a whole, as careful programs do it, it is another file.
+        fs::write(folder.path().join("new"), "4").expect("written");
+        fs::rename(folder.path().join("new"), &path).expect("renamed");
+        number.look().await;
+        assert_eq!(**value.borrow(), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_half_written_is_not_taken() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("lines");
+        fs::write(&path, "1\n2\n").expect("written");
+        let make = |files: &[Vec<u8>]| Ok::<_, String>(Arc::new(files[0].len()));
+        let Ok(mut lines) = Watched::open("lines", vec![path.clone()], Box::new(make)) else {
+            panic!("it is there")
+        };
+        let value = lines.follow();
+        fs::write(&path, "").expect("truncated");
+        let written = async {
+            tokio::time::sleep(SETTLE / 2).await;
+            fs::write(&path, "1\n2\n3\n").expect("written");
+        };
+        tokio::join!(lines.look(), written);
+        assert_eq!((**value.borrow(), lines.failed), (4, false), "the empty file was never taken");
+        lines.look().await;
+        assert_eq!(**value.borrow(), 6);
     }
 }

@@ -56,6 +56,9 @@ pub enum Error {
     /// More jobs than one stream may carry.
     #[error("more than {0} jobs match")]
     TooManyJobs(usize),
+    /// As many streams of reports are open for one attempt as may.
+    #[error("{0} streams of reports are open for this attempt already, which is as many as may")]
+    TooManyStreams(usize),
     /// As many jobs wait as may.
     #[error("{0} jobs wait already, which is as many as may")]
     TooManyPending(u64),

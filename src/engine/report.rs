@@ -25,6 +25,12 @@ pub struct Acknowledged {
 /// commit and its effects there are microseconds.
 const LOOKS: u32 = 200;
 
+/// Streams of reports of one attempt, at most.
+const MAX_STREAMS: usize = 16;
+/// From the end of an attempt to that of its streams, and what a stream that comes
+/// later has for its first report: a client repeats what was not acknowledged.
+const REPEATS: Duration = Duration::from_secs(10);
+
 impl Engine {
     /// Applies one report. What ends the attempt is acknowledged after its
     /// commit. `hash` tells an exact repeat.
@@ -151,12 +157,22 @@ impl Engine {
     }
 
     /// Opens a stream of reports: a 2xx of the action waits for its end.
-    pub fn reporting(self: &Arc<Self>, token: ReportToken) -> Reporting {
+    ///
+    /// # Errors
+    /// [`Error::TooManyStreams`].
+    pub fn reporting(self: &Arc<Self>, token: ReportToken) -> Result<Reporting, Error> {
         let live = self.live.get(token.job).filter(|live| live.attempt == token.attempt);
         if let Some(live) = &live {
-            live.signals.send_modify(|signals| signals.streams += 1);
+            let opened = live.signals.send_if_modified(|signals| {
+                let fits = signals.streams < MAX_STREAMS;
+                signals.streams += usize::from(fits);
+                fits
+            });
+            if !opened {
+                return Err(Error::TooManyStreams(MAX_STREAMS));
+            }
         }
-        Reporting { engine: Arc::clone(self), token, live }
+        Ok(Reporting { engine: Arc::clone(self), token, live })
     }
 }
 
@@ -201,6 +217,21 @@ impl Reporting {
             }
         }
         std::future::pending().await
+    }
+
+    /// Whether the attempt ran when the stream was opened.
+    pub fn is_live(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// Returns a while after the attempt is over: then nobody has a report to
+    /// repeat any more.
+    pub async fn outlived(&self) {
+        if let Some(live) = &self.live {
+            let mut signals = live.signals.subscribe();
+            let _ = signals.wait_for(|signals| signals.over).await; // the sender lives in `live`
+        }
+        tokio::time::sleep(REPEATS).await;
     }
 }
 

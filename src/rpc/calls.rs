@@ -1,5 +1,6 @@
-//! What every call is held to that was let in: its deadline, and that its caller
-//! is still known while it streams.
+//! What every call is held to that was let in: its deadline, that its caller is
+//! still known while it streams, and that every error has a reason, those of the
+//! libraries too.
 //!
 //! The innermost layer: everything here is gRPC, whatever it was outside.
 
@@ -9,7 +10,7 @@ use super::{
     status,
 };
 use bytes::Bytes;
-use futures_util::future::Either;
+use futures_util::future::{Either, FutureExt as _, Map};
 use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
 use std::{
@@ -18,7 +19,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tonic::{Status, body::Body, codegen::Service};
+use tonic::{Code, Status, body::Body, codegen::Service};
 
 /// A service whose calls are held to their terms.
 #[derive(Clone)]
@@ -27,17 +28,18 @@ pub(super) struct Calls<S> {
     pub tokens: Tokens,
 }
 
+type Explain<E> = fn(Result<Response<Body>, E>) -> Result<Response<Body>, E>;
 type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
 
 impl<S> Service<Request<Body>> for Calls<S>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,
-    S::Error: Send,
+    S::Error: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Either<S::Future, Answer<S::Error>>;
+    type Future = Either<Map<S::Future, Explain<S::Error>>, Answer<S::Error>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
@@ -47,7 +49,8 @@ where
         let limit = timeout(request.headers());
         let named = request.extensions().get().filter(|caller| matches!(caller, Caller::Named(_))).cloned();
         let named = named.filter(|_| access::call(request.uri().path()).answers);
-        let answer = self.inner.call(request);
+        let explain: Explain<S::Error> = |answer| answer.map(explained);
+        let answer = self.inner.call(request).map(explain);
         if limit.is_none() && named.is_none() {
             return Either::Left(answer);
         }
@@ -58,7 +61,7 @@ where
                 Some(limit) => match tokio::time::timeout(limit, answer).await {
                     Ok(response) => response?,
                     Err(_) => {
-                        return Ok(Status::deadline_exceeded("the call's deadline has passed").into_http());
+                        return Ok(status::deadline_passed().into_http());
                     }
                 },
             };
@@ -67,6 +70,22 @@ where
             Ok(response.map(|body| Body::new(Revocable { body, revoked: Some(revoked) })))
         }))
     }
+}
+
+/// An answer that is an error without details gets some.
+fn explained(mut response: Response<Body>) -> Response<Body> {
+    let headers = response.headers();
+    if !headers.contains_key(Status::GRPC_STATUS) || headers.contains_key(Status::GRPC_STATUS_DETAILS) {
+        return response;
+    }
+    match Status::from_header_map(headers) {
+        Some(bare) if bare.code() != Code::Ok => {
+            // If its details do not fit into a header, it stays as it is.
+            let _ = status::explained(bare).add_header(response.headers_mut());
+        }
+        _ => {}
+    }
+    response
 }
 
 /// A stream that ends when its caller's token is taken away.

@@ -4,14 +4,15 @@
 //! action needs no gRPC.
 //!
 //! A layer before all others: it turns such a request into a gRPC one and the
-//! answer back. What it does not know passes through untouched.
+//! answer back. gRPC and gRPC-Web pass through untouched; all else is told what
+//! is served here.
 
 use super::{MESSAGE, status};
 use crate::proto::DESCRIPTORS;
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::future::Either;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor};
@@ -24,7 +25,20 @@ use std::{
 };
 use tonic::{Code, Status, body::Body, codegen::Service};
 
-static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).ok());
+/// Values of a JSON request, at most: each takes a hundred times its bytes while it
+/// is read.
+const VALUES: usize = 100_000;
+
+/// Our messages, and what stands in the details of an error: BatchStart answers
+/// with those.
+static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| {
+    let mut pool = DescriptorPool::decode(DESCRIPTORS).ok()?;
+    let details = prost_types::FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET).ok()?;
+    // The others of that set are there already.
+    let details = details.file.into_iter().find(|file| file.name() == "error_details.proto")?;
+    pool.add_file_descriptor_proto(details).ok()?;
+    Some(pool)
+});
 
 /// Makes [`Connect`] of a service.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +88,9 @@ impl Codec {
         match self {
             Self::Proto => Ok(Bytes::copy_from_slice(body)), // the service reads it
             Self::Json if body.is_empty() => Ok(Bytes::new()),
+            Self::Json if values(body) > VALUES => {
+                Err(status::invalid("body", format!("holds more than {VALUES} values")))
+            }
             Self::Json => {
                 let mut reader = serde_json::Deserializer::from_slice(body);
                 let read = DynamicMessage::deserialize(message, &mut reader);
@@ -88,10 +105,11 @@ impl Codec {
         match self {
             Self::Proto => Ok(bytes),
             Self::Json => {
-                let fault = |error: String| Status::internal(error);
-                let message =
-                    DynamicMessage::decode(message, bytes).map_err(|error| fault(error.to_string()))?;
-                serde_json::to_vec(&message).map(Bytes::from).map_err(|error| fault(error.to_string()))
+                let message = DynamicMessage::decode(message, bytes)
+                    .map_err(|error| status::internal(&error.to_string()))?;
+                serde_json::to_vec(&message)
+                    .map(Bytes::from)
+                    .map_err(|error| status::internal(&error.to_string()))
             }
         }
     }
@@ -113,9 +131,12 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let codec = (request.method() == Method::POST).then(|| Codec::of(request.headers())).flatten();
-        let Some((codec, method)) = codec.zip(method(request.uri().path())) else {
+        if is_grpc(request.headers()) {
             return Either::Left(self.inner.call(request));
+        }
+        let (codec, method) = match known(&request) {
+            Ok(known) => known,
+            Err(response) => return Either::Right(Box::pin(async { Ok(*response) })),
         };
         // The one that is ready answers; its clone takes its place.
         let next = self.inner.clone();
@@ -132,6 +153,53 @@ where
     }
 }
 
+/// How many values stand in a JSON text; of what is none, not fewer than a reader
+/// would meet.
+fn values(text: &[u8]) -> usize {
+    let (mut count, mut quoted, mut escaped) = (1, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b',' | b'[' | b'{' if !quoted => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// What is asked for, and in which form; or what to say to who asks otherwise.
+fn known(request: &Request<Body>) -> Result<(Codec, MethodDescriptor), Box<Response<Body>>> {
+    let refused = |message: &str, code, (name, value): (HeaderName, &'static str)| {
+        let mut response = refusal(&status::unimplemented(message));
+        *response.status_mut() = code;
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        Box::new(response)
+    };
+    let Some(method) = method(request.uri().path()) else {
+        let message = "there is no such rpc: rpcs are called as POST /backjob.v1.JobControl/Start";
+        let mut response = refusal(&status::unimplemented(message));
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        return Err(Box::new(response));
+    };
+    if request.method() != Method::POST {
+        let message = "rpcs are called with POST";
+        return Err(refused(message, StatusCode::METHOD_NOT_ALLOWED, (header::ALLOW, "POST")));
+    }
+    let Some(codec) = Codec::of(request.headers()) else {
+        let message =
+            "the Content-Type must be application/json, application/proto, or one of gRPC or gRPC-Web";
+        let accepted = (HeaderName::from_static("accept-post"), "application/json, application/proto");
+        return Err(refused(message, StatusCode::UNSUPPORTED_MEDIA_TYPE, accepted));
+    };
+    Ok((codec, method))
+}
+
 /// The rpc of this path.
 fn method(path: &str) -> Option<MethodDescriptor> {
     let (service, name) = path.strip_prefix('/')?.split_once('/')?;
@@ -146,7 +214,7 @@ async fn read(
     method: &MethodDescriptor,
 ) -> Result<Request<Body>, Status> {
     if method.is_client_streaming() || method.is_server_streaming() {
-        return Err(Status::unimplemented("a stream is followed over gRPC or gRPC-Web"));
+        return Err(status::unimplemented("a stream is followed over gRPC or gRPC-Web"));
     }
     let (mut parts, body) = request.into_parts();
     let headers = &mut parts.headers;
@@ -154,7 +222,7 @@ async fn read(
         return Err(status::invalid("connect-protocol-version", "must be 1"));
     }
     if headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        return Err(Status::unimplemented("compressed requests are not read: send them as they are"));
+        return Err(status::unimplemented("compressed requests are not read: send them as they are"));
     }
     if let Some(timeout) = headers.remove("connect-timeout-ms") {
         let millis =
@@ -165,14 +233,14 @@ async fn read(
         let text = if millis < 100_000_000 { format!("{millis}m") } else { format!("{}S", millis / 1_000) };
         headers.insert(
             "grpc-timeout",
-            HeaderValue::try_from(text).map_err(|e| Status::internal(e.to_string()))?,
+            HeaderValue::try_from(text).map_err(|error| status::internal(&error.to_string()))?,
         );
     }
     let body = Limited::new(body, MESSAGE).collect().await.map_err(|error| {
         if error.downcast_ref::<LengthLimitError>().is_some() {
             status::too_large(MESSAGE)
         } else {
-            Status::cancelled("the request broke off")
+            status::broken_off()
         }
     })?;
     let message = codec.decode(&body.to_bytes(), method.input())?;
@@ -201,7 +269,7 @@ async fn write(
     if let Some(status) = Status::from_header_map(&parts.headers).filter(|status| status.code() != Code::Ok) {
         return Err(status);
     }
-    let body = body.collect().await.map_err(|error| Status::internal(error.to_string()))?;
+    let body = body.collect().await.map_err(status::explained)?;
     let ended = body.trailers().and_then(Status::from_header_map);
     if let Some(status) = ended.filter(|status| status.code() != Code::Ok) {
         return Err(status);
@@ -217,8 +285,7 @@ async fn write(
 
 /// An error for whoever sent these headers: as gRPC, gRPC-Web or Connect writes it.
 pub fn refused(headers: &HeaderMap, status: &Status) -> Response<Body> {
-    let kind = headers.get(header::CONTENT_TYPE);
-    match kind.filter(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+    match headers.get(header::CONTENT_TYPE).filter(|_| is_grpc(headers)) {
         None => refusal(status),
         Some(kind) => {
             let mut response = status.clone().into_http();
@@ -267,4 +334,23 @@ fn code(code: Code) -> (StatusCode, &'static str) {
         Code::Unauthenticated => (401, "unauthenticated"),
     };
     (StatusCode::from_u16(number).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_outside_of_strings() {
+        for (text, count) in [
+            ("", 1),
+            ("1", 1),
+            ("[1, 2, 3]", 4),
+            (r#"{"a": {"b": [1, {}]}, "c": 2}"#, 7),
+            (r#"{"a,[{": ",[{\",[\\", "b": "\\"}"#, 3),
+            (r#"\"[,"#, 1),
+        ] {
+            assert_eq!(values(text.as_bytes()), count, "{text}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use super::{
     Service,
     auth::{self, Caller},
+    batch::{self, Batch},
     convert,
     frame::{JobFrame, RunFrame, server::job_control_server::JobControl},
     mask::Mask,
@@ -25,8 +26,6 @@ use tonic::{Request, Response, Status};
 const PAGE: usize = 2 * 1024 * 1024;
 /// Ids of one list, at most.
 const IDS: usize = 500;
-/// Starts of one batch, at most.
-const BATCH: usize = 1_000;
 
 #[tonic::async_trait]
 impl JobControl for Service {
@@ -108,15 +107,12 @@ impl JobControl for Service {
         Ok(Response::new(Box::pin(first.chain(rest))))
     }
 
-    async fn batch_start(
-        &self,
-        request: Request<v1::BatchStartRequest>,
-    ) -> Result<Response<v1::BatchStartResponse>, Status> {
+    async fn batch_start(&self, request: Request<Batch>) -> Result<Response<v1::BatchStartResponse>, Status> {
         let caller = Caller::of(request.extensions())?.clone();
         let cookies = auth::cookies(request.metadata());
         let requests = request.into_inner().requests;
-        if !(1..=BATCH).contains(&requests.len()) {
-            return Err(status::invalid("requests", format!("must be 1 to {BATCH}")));
+        if !(1..=batch::MOST).contains(&requests.len()) {
+            return Err(status::invalid("requests", format!("must be 1 to {}", batch::MOST)));
         }
         // At once, so that they share a commit; begun in their order.
         let answers =

@@ -3,12 +3,14 @@
 //! is under way. Nothing of a body is read before.
 
 use super::{
-    MESSAGE, access,
-    access::Access,
+    MESSAGE,
+    access::{self, Access, Call},
     auth::Tokens,
+    budget::Budget,
     connect,
-    intake::{Budget, Intake},
+    intake::Intake,
     origin::Origins,
+    outgo::{self, Unread},
     status,
 };
 use bytes::Bytes;
@@ -29,6 +31,9 @@ use tonic::{Status, body::Body, codegen::Service};
 
 /// Streams of health that may be open at once: nobody is asked for a token there.
 const HEALTH: usize = 1_000;
+/// Calls of health that may be under way on one connection. They take no place of
+/// the others, so that who has no token keeps nobody out.
+const HEALTH_EACH: usize = 16;
 
 /// Places for calls.
 #[derive(Debug, Clone)]
@@ -42,7 +47,7 @@ struct Places {
 }
 
 /// What a call holds while it is under way.
-type Held = [Option<OwnedSemaphorePermit>; 2];
+pub(super) type Held = [Option<OwnedSemaphorePermit>; 2];
 
 /// What is checked of every request.
 #[derive(Clone)]
@@ -51,6 +56,7 @@ pub(super) struct Rules {
     origins: Arc<Origins>,
     places: Places,
     budget: Budget,
+    answers: Budget,
 }
 
 impl Rules {
@@ -63,24 +69,49 @@ impl Rules {
             health: semaphore(HEALTH),
             most,
         };
-        Self { tokens, origins: Arc::new(origins), places, budget: Budget::default() }
+        Self {
+            tokens,
+            origins: Arc::new(origins),
+            places,
+            budget: Budget::default(),
+            answers: Budget::default(),
+        }
     }
 
     /// Who calls goes into the extensions of what is let in.
-    fn admit(&self, request: &mut Request<Incoming>, local: SocketAddr) -> Result<Held, Status> {
-        self.origins.check(request, local).map_err(status::origin_refused)?;
-        let call = access::call(request.uri().path());
+    fn admit(&self, request: &mut Request<Incoming>, call: Call, from: &Connection) -> Result<Held, Status> {
+        self.origins.check(request, from.local).map_err(status::origin_refused)?;
         let caller = self.tokens.admit(call, request.headers())?;
         request.extensions_mut().insert(caller);
-        let place = |places: &Arc<Semaphore>| {
-            Arc::clone(places).try_acquire_owned().map_err(|_| status::too_many_calls(self.places.most))
+        let place = |places: &Arc<Semaphore>, most| {
+            Arc::clone(places).try_acquire_owned().map_err(|_| status::too_many_calls(most))
         };
+        if call.access == Access::Public {
+            let stream = call.answers.then(|| place(&self.places.health, HEALTH)).transpose()?;
+            return Ok([Some(place(&from.health, HEALTH_EACH)?), stream]);
+        }
         let share = match (call.access, call.answers) {
-            (Access::Public, true) => Some(place(&self.places.health)?),
             (Access::Report, _) | (_, false) => None,
-            (_, true) => Some(place(&self.places.watches)?),
+            (_, true) => Some(place(&self.places.watches, self.places.most)?),
         };
-        Ok([Some(place(&self.places.all)?), share])
+        Ok([Some(place(&self.places.all, self.places.most)?), share])
+    }
+}
+
+/// What belongs to one connection.
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    /// The address that the client connected to.
+    local: SocketAddr,
+    health: Arc<Semaphore>,
+    /// Answers that it did not take yet.
+    pub unread: Arc<Unread>,
+}
+
+impl Connection {
+    /// One that has just begun.
+    pub fn new(local: SocketAddr) -> Self {
+        Self { local, health: Arc::new(Semaphore::new(HEALTH_EACH)), unread: Arc::default() }
     }
 }
 
@@ -89,8 +120,7 @@ impl Rules {
 pub(super) struct Gate<S> {
     pub inner: S,
     pub rules: Rules,
-    /// The address that the client connected to.
-    pub local: SocketAddr,
+    pub connection: Connection,
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
@@ -109,23 +139,25 @@ where
     }
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
-        let held = match self.rules.admit(&mut request, self.local) {
+        let call = access::call(request.uri().path());
+        let held = match self.rules.admit(&mut request, call, &self.connection) {
             Ok(held) => held,
             Err(refused) => {
                 return Either::Left(ready(Ok(connect::refused(request.headers(), &refused))));
             }
         };
-        let call = access::call(request.uri().path());
         let budget = self.rules.budget.clone();
         let answer =
             self.inner.call(request.map(|body| Body::new(Intake::new(body, call.asks, MESSAGE, budget))));
+        let (answers, unread) = (self.rules.answers.clone(), Arc::clone(&self.connection.unread));
         Either::Right(Box::pin(async move {
             let response = answer.await?;
-            // A unary answer is whole in memory: its place is free.
             Ok(if call.answers {
                 response.map(|body| Body::new(Placed { body, _held: held }))
             } else {
-                response
+                // What was done is answered, and what was only read may be read again.
+                let may_wait = matches!(call.access, Access::Operator | Access::Report);
+                outgo::keep(response, &answers, &unread, may_wait, held).await
             })
         }))
     }

@@ -7,42 +7,27 @@
 //! waits (HTTP/2's flow control makes the sender wait too), and a message that is
 //! not whole in time ends its call.
 
-use super::status;
+use super::{budget::Budget, status};
 use bytes::{Buf as _, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::OwnedSemaphorePermit,
     time::{Sleep, sleep},
 };
 use tonic::Status;
 
 /// Bytes of a message that are not counted: most are smaller.
 const FREE: usize = 64 * 1024;
-/// What a permit of the budget stands for.
-const UNIT: usize = 1024;
-/// Bytes that unfinished messages may take beyond what is free.
-const BUDGET: usize = 64 * 1024 * 1024;
 /// From the beginning of a message to its end.
 const IN_TIME: Duration = Duration::from_secs(60);
 /// What stands before a message in gRPC: a flag and a length.
 const PREFIX: usize = 5;
-
-/// What all calls share.
-#[derive(Debug, Clone)]
-pub(super) struct Budget(Arc<Semaphore>);
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(BUDGET / UNIT)))
-    }
-}
 
 type Room = Pin<Box<dyn Future<Output = Option<OwnedSemaphorePermit>> + Send>>;
 
@@ -182,16 +167,14 @@ where
             // It is handed on with this piece.
             (this.held, this.late) = (None, None);
         }
-        let units = u32::try_from(ahead.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        if units == 0 {
+        if ahead == 0 {
             return Poll::Ready(Some(Ok(frame)));
         }
-        let semaphore = Arc::clone(&this.budget.0);
-        if let Ok(room) = Arc::clone(&semaphore).try_acquire_many_owned(units) {
+        if let Some(room) = this.budget.try_take(ahead) {
             this.hold(Some(room));
             return Poll::Ready(Some(Ok(frame)));
         }
-        let room = Box::pin(async move { semaphore.acquire_many_owned(units).await.ok() });
+        let room = Box::pin(this.budget.take(ahead));
         this.waiting = frame.into_data().ok().map(|piece| (piece, room as Room));
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -208,7 +191,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::budget::UNIT, *};
     use futures_util::{FutureExt as _, future::poll_fn};
     use std::collections::VecDeque;
 
@@ -235,10 +218,6 @@ mod tests {
         Pieces(pieces.iter().map(|size| Bytes::from(vec![0; *size])).collect(), ends)
     }
 
-    fn small(units: usize) -> Budget {
-        Budget(Arc::new(Semaphore::new(units)))
-    }
-
     /// The size of the next piece; an error as text.
     async fn next(intake: &mut Intake<Pieces>) -> Option<Result<usize, String>> {
         let frame = poll_fn(|cx| Pin::new(&mut *intake).poll_frame(cx)).await?;
@@ -247,7 +226,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_message_waits_for_room_and_gives_it_back() {
-        let budget = small(100);
+        let budget = Budget::of(100);
         let mut one = Intake::new(body(&[FREE, 80 * UNIT], false), false, 1 << 20, budget.clone());
         assert_eq!((next(&mut one).await, next(&mut one).await), (Some(Ok(FREE)), Some(Ok(80 * UNIT))));
         let mut two = Intake::new(body(&[FREE + 30 * UNIT], true), false, 1 << 20, budget.clone());
@@ -257,12 +236,12 @@ mod tests {
         drop(one);
         assert_eq!((next(&mut two).await, next(&mut two).await), (Some(Ok(FREE + 30 * UNIT)), None));
         drop(two);
-        assert_eq!(budget.0.available_permits(), 100);
+        assert_eq!(budget.left(), 100);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_message_that_never_ends_is_given_up() {
-        let mut intake = Intake::new(body(&[10], false), false, 1 << 20, small(1));
+        let mut intake = Intake::new(body(&[10], false), false, 1 << 20, Budget::of(1));
         assert_eq!(next(&mut intake).await, Some(Ok(10)));
         let late = next(&mut intake).await.expect("an error").expect_err("late");
         assert!(late.contains("60"), "{late}");
@@ -279,7 +258,7 @@ mod tests {
         let mut bytes = message(3);
         bytes.extend(message(FREE + 40 * UNIT));
         bytes.extend(message(0));
-        let budget = small(50);
+        let budget = Budget::of(50);
         // Whatever the pieces are.
         for size in [1_000, 7, bytes.len()] {
             let pieces = bytes.chunks(size).map(Bytes::copy_from_slice).collect();
@@ -290,7 +269,7 @@ mod tests {
             }
             let silent = tokio::time::timeout(IN_TIME * 10, next(&mut intake)).await;
             assert!(silent.is_err(), "pieces of {size}");
-            assert_eq!(budget.0.available_permits(), 50);
+            assert_eq!(budget.left(), 50);
         }
         // Within a message it may not.
         let pieces = vec![Bytes::copy_from_slice(&bytes[..bytes.len() - 6])].into();
@@ -298,6 +277,6 @@ mod tests {
         assert!(next(&mut intake).await.expect("a piece").is_ok());
         assert!(next(&mut intake).await.expect("an error").is_err());
         drop(intake);
-        assert_eq!(budget.0.available_permits(), 50);
+        assert_eq!(budget.left(), 50);
     }
 }

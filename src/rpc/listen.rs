@@ -9,7 +9,7 @@ use super::{
     auth::Tokens,
     calls::Calls,
     connect::ConnectLayer,
-    gate::{Gate, Rules},
+    gate::{Connection, Gate, Rules},
 };
 use crate::tasks::Tasks;
 use http::{Method, Request, Response, header};
@@ -99,7 +99,9 @@ impl Listener {
                 continue; // closed by dropping it
             };
             let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { continue };
-            let gate = Gate { inner: inner.clone(), rules: rules.clone(), local };
+            let own = Connection::new(local);
+            let unread = Arc::clone(&own.unread);
+            let gate = Gate { inner: inner.clone(), rules: rules.clone(), connection: own };
             let service = TowerToHyperService::new(Pages { cors: cors.layer(gate.clone()), gate });
             let (builder, watcher) = (Arc::clone(&builder), graceful.watcher());
             let tls = tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(&tls.borrow())));
@@ -116,8 +118,13 @@ impl Listener {
                     Err(_) => return tracing::debug!("a connection did not open in time"),
                 };
                 let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-                if let Err(error) = watcher.watch(connection).await {
-                    tracing::debug!(%error, "a connection ended");
+                tokio::select! {
+                    ended = watcher.watch(connection) => if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection ended");
+                    },
+                    () = unread.outstayed() => {
+                        tracing::debug!("a connection is closed: it does not read its answers");
+                    }
                 }
             });
         }

@@ -7,6 +7,8 @@
 
 mod access;
 mod auth;
+mod batch;
+mod budget;
 mod calls;
 mod connect;
 mod control;
@@ -17,6 +19,7 @@ mod intake;
 mod listen;
 mod mask;
 mod origin;
+mod outgo;
 mod page;
 mod status;
 mod tls;

@@ -155,6 +155,13 @@ mod tests {
             "0x7f.1",
             "example.com",
             "evil@localhost",
+            "localhost.",
+            "jobs.example.com.",
+            "[::1",
+            "::1",
+            "[::2]",
+            "[::1%25lo]",
+            "127.1",
             "",
             "a b",
         ] {

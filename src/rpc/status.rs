@@ -1,6 +1,7 @@
 //! The only place that makes a `tonic::Status`: every failure gets its code and
 //! its google.rpc details, and what is internal stays here.
 
+use super::MESSAGE;
 use crate::{
     engine::Error,
     job::{StateName, draft::Violation},
@@ -86,6 +87,10 @@ pub fn of(error: Error) -> Status {
             .about("limit", limit)
             .retry(Duration::from_secs(30))
             .into_status(),
+        Error::TooManyStreams(limit) => Fault::new(Code::ResourceExhausted, "TOO_MANY_CALLS", message)
+            .about("limit", limit)
+            .retry(spread(Duration::from_secs(1)))
+            .into_status(),
         Error::TooManyPending(limit) => Fault::new(Code::ResourceExhausted, "TOO_MANY_PENDING", message)
             .about("limit", limit)
             .retry(spread(Duration::from_secs(1)))
@@ -146,6 +151,66 @@ pub fn as_message(status: &Status) -> tonic_types::pb::Status {
     })
 }
 
+/// An error of the libraries below, which have no reasons: the same, with one.
+#[must_use]
+pub fn explained(status: Status) -> Status {
+    if !status.details().is_empty() {
+        return status;
+    }
+    let message = status.message();
+    match status.code() {
+        Code::OutOfRange if message.contains("message length too large") => too_large(MESSAGE),
+        // What a client sent is no fault of ours.
+        Code::Internal if READING.iter().any(|words| message.contains(words)) => invalid("message", message),
+        code => Fault::new(code, name(code), message).into_status(),
+    }
+}
+
+/// In what tonic says of a message that it cannot read.
+const READING: [&str; 3] = ["decod", "protocol error", "Missing request"];
+
+/// A code as its reason, where nothing more is known.
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Cancelled => "CANCELLED",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Ok
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss
+        | Code::Unauthenticated => "INTERNAL",
+    }
+}
+
+/// Nothing of the kind is served here.
+#[must_use]
+pub fn unimplemented(message: &str) -> Status {
+    Fault::new(Code::Unimplemented, "UNIMPLEMENTED", message).into_status()
+}
+
+/// The client's own deadline has passed.
+#[must_use]
+pub fn deadline_passed() -> Status {
+    let message = "the call's deadline has passed";
+    Fault::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message).into_status()
+}
+
+/// The client did not send all of its message.
+#[must_use]
+pub fn broken_off() -> Status {
+    Fault::new(Code::Cancelled, "CANCELLED", "the request broke off").into_status()
+}
+
 /// The message is larger than any may be.
 #[must_use]
 pub fn too_large(limit: usize) -> Status {
@@ -182,7 +247,17 @@ pub fn origin_refused(message: String) -> Status {
 /// As many calls are under way as may be.
 #[must_use]
 pub fn too_many_calls(limit: usize) -> Status {
-    let message = format!("{limit} calls may be under way at once, watches nine tenths of them");
+    let message = format!("{limit} calls of this kind may be under way at once, watches nine tenths of them");
+    too_many(limit, message)
+}
+
+/// Answers that nobody takes fill the memory that there is for them.
+#[must_use]
+pub fn too_many_answers(limit: usize) -> Status {
+    too_many(limit, format!("answers that were not taken yet may fill {limit} bytes at once"))
+}
+
+fn too_many(limit: usize, message: String) -> Status {
     Fault::new(Code::ResourceExhausted, "TOO_MANY_CALLS", message)
         .about("limit", limit)
         .retry(spread(Duration::from_secs(1)))
@@ -202,7 +277,9 @@ pub fn going_away(message: impl Into<String>) -> Status {
     Fault::new(Code::Unavailable, "DRAINING", message).retry(spread(Duration::from_millis(500))).into_status()
 }
 
-fn internal(text: &str) -> Status {
+/// A fault of ours: the log has `text`, the caller gets an id of it.
+#[must_use]
+pub fn internal(text: &str) -> Status {
     let id = random().to_string();
     tracing::error!(id, error = text, "internal error");
     Fault::new(Code::Internal, "INTERNAL", format!("internal error; the server's log has it under {id}"))
@@ -228,6 +305,31 @@ mod tests {
     use crate::job::JobId;
 
     #[test]
+    fn errors_of_the_libraries_get_a_reason() {
+        let large = "Error, decoded message length too large: found 5 bytes, the limit is: 4 bytes";
+        for (status, code, reason) in [
+            (Status::out_of_range(large), Code::ResourceExhausted, "TOO_LARGE"),
+            (
+                Status::internal("failed to decode Protobuf message: x"),
+                Code::InvalidArgument,
+                "INVALID_FIELD",
+            ),
+            (Status::internal("Unexpected EOF decoding stream."), Code::InvalidArgument, "INVALID_FIELD"),
+            (Status::internal("Missing request message."), Code::InvalidArgument, "INVALID_FIELD"),
+            (Status::unimplemented(""), Code::Unimplemented, "UNIMPLEMENTED"),
+            (token_missing(), Code::Unauthenticated, "TOKEN_MISSING"),
+        ] {
+            let explained = explained(status);
+            let details = explained.get_error_details();
+            let info = details.error_info().expect("a reason");
+            assert_eq!(
+                (explained.code(), info.reason.as_str(), info.domain.as_str()),
+                (code, reason, DOMAIN)
+            );
+        }
+    }
+
+    #[test]
     fn every_error_has_its_code_and_reason() {
         let id = JobId::from_bytes([1; 16]);
         let violation = || vec![Violation { field: "action.route".into(), description: "no".into() }];
@@ -243,6 +345,7 @@ mod tests {
             (Error::KeyMismatch(id), Code::AlreadyExists, "IDEMPOTENCY_MISMATCH"),
             (Error::NotCancelled, Code::InvalidArgument, "INVALID_FIELD"),
             (Error::TooManyJobs(10), Code::ResourceExhausted, "TOO_MANY_JOBS"),
+            (Error::TooManyStreams(10), Code::ResourceExhausted, "TOO_MANY_CALLS"),
             (Error::TooManyPending(10), Code::ResourceExhausted, "TOO_MANY_PENDING"),
             (Error::Draining, Code::Unavailable, "DRAINING"),
             (Error::Unavailable("disk".into()), Code::Unavailable, "STORE_UNAVAILABLE"),

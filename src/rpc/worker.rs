@@ -51,15 +51,14 @@ impl JobWorker for Service {
         request: Request<Streaming<v1::ReportRequest>>,
     ) -> Result<Response<Self::ReportStreamStream>, Status> {
         let token = token(request.extensions())?;
-        let reporting = self.engine.reporting(token);
+        let reporting = self.engine.reporting(token).map_err(status::of)?;
         let answers = Arc::new(Answers::default());
         let reader = Reader { stop: self.tasks.stop().clone(), answers: Arc::clone(&answers), reporting };
         // Reports are read even while nobody reads the answers: an action that
         // only writes must not be held up.
         self.tasks.spawn("report stream", reader.read(request.into_inner()));
-        let answers = AnswersOf(answers);
         Ok(Response::new(Box::pin(stream::unfold(answers, |answers| async move {
-            let answer = answers.0.next().await?;
+            let answer = answers.next().await?;
             Some((answer, answers))
         }))))
     }
@@ -70,22 +69,12 @@ impl JobWorker for Service {
 struct Answers {
     state: Mutex<State>,
     changed: Notify,
-    gone: tokio_util::sync::CancellationToken,
 }
 
 #[derive(Default)]
 struct State {
     newest: Option<v1::ReportResponse>,
     end: Option<Result<(), Status>>,
-}
-
-/// Dropped by tonic when the client is gone.
-struct AnswersOf(Arc<Answers>);
-
-impl Drop for AnswersOf {
-    fn drop(&mut self) {
-        self.0.gone.cancel();
-    }
 }
 
 impl Answers {
@@ -120,7 +109,9 @@ struct Reader {
 
 impl Reader {
     async fn read(self, mut reports: Streaming<v1::ReportRequest>) {
-        let mut told_to_stop = false;
+        let (mut told_to_stop, mut heard) = (false, false);
+        let outlived = self.reporting.outlived();
+        tokio::pin!(outlived);
         let end = loop {
             tokio::select! {
                 biased;
@@ -130,14 +121,17 @@ impl Reader {
                     self.answer(stopped);
                 }
                 message = reports.message() => match message {
-                    // The client has left, or has nothing more to say.
-                    Ok(None) | Err(_) => break Ok(()),
+                    Ok(None) => break Ok(()),
+                    // It cannot be read; or the client is gone, and nobody hears it.
+                    Err(status) => break Err(status::explained(status)),
                     Ok(Some(request)) => match self.report(request).await {
                         Ok(true) => break Ok(()),
-                        Ok(false) => {}
+                        Ok(false) => heard = true,
                         Err(status) => break Err(status),
                     },
                 },
+                // Such a stream would keep its place for nothing.
+                () = &mut outlived, if self.reporting.is_live() || !heard => break Ok(()),
             }
         };
         self.answers.with(|state| state.end = Some(end));

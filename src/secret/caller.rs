@@ -44,12 +44,21 @@ impl FromStr for Role {
 }
 
 /// Who calls.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Caller {
     /// The token's name.
     pub name: Arc<str>,
     /// What they may do.
     pub role: Role,
+    /// SHA-256 of the token: one name may have several, and each is taken away by
+    /// itself.
+    token: [u8; 32],
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Caller").field("name", &self.name).field("role", &self.role).finish_non_exhaustive()
+    }
 }
 
 /// Why a file of tokens is refused; never holds what stands in it.
@@ -73,7 +82,7 @@ pub enum BadCallers {
 /// so that a token can be replaced without a gap.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Callers {
-    known: Vec<([u8; 32], Caller)>,
+    known: Vec<Caller>,
 }
 
 impl Callers {
@@ -84,7 +93,7 @@ impl Callers {
     /// # Errors
     /// See [`BadCallers`].
     pub fn parse(text: &str) -> Result<Self, BadCallers> {
-        let mut known: Vec<([u8; 32], Caller)> = Vec::new();
+        let mut known: Vec<Caller> = Vec::new();
         let mut roles: BTreeMap<&str, Role> = BTreeMap::new();
         for (index, line) in text.lines().enumerate() {
             let (number, line) = (index + 1, line.trim());
@@ -101,18 +110,18 @@ impl Callers {
                 return Err(BadCallers::Line(number, "a name is 1 to 64 of letters, digits, _, - and ."));
             }
             let role = role.parse().map_err(|_| BadCallers::Line(number, "a role is viewer or operator"))?;
-            let hash =
+            let token =
                 from_hex(hash).ok_or(BadCallers::Line(number, "a SHA-256 is 64 hexadecimal digits"))?;
             if *roles.entry(name).or_insert(role) != role {
                 return Err(BadCallers::TwoRoles(number));
             }
-            if known.iter().any(|(other, _)| *other == hash) {
+            if known.iter().any(|other| other.token == token) {
                 return Err(BadCallers::Twice(number));
             }
             if known.len() == MOST {
                 return Err(BadCallers::TooMany);
             }
-            known.push((hash, Caller { name: name.into(), role }));
+            known.push(Caller { name: name.into(), role, token });
         }
         Ok(Self { known })
     }
@@ -122,17 +131,18 @@ impl Callers {
     pub fn find(&self, token: &str) -> Option<&Caller> {
         let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let (mut found, mut place) = (Choice::from(0), 0_u32);
-        for (index, (known, _)) in self.known.iter().enumerate() {
-            let same = known.ct_eq(&hash);
+        for (index, known) in self.known.iter().enumerate() {
+            let same = known.token.ct_eq(&hash);
             place = u32::conditional_select(&place, &u32::try_from(index).unwrap_or(0), same);
             found |= same;
         }
-        bool::from(found).then(|| self.known.get(place as usize).map(|(_, caller)| caller)).flatten()
+        bool::from(found).then(|| self.known.get(place as usize)).flatten()
     }
 
-    /// Whether `caller` still has a token and a role.
+    /// Whether the token that `caller` came with is still there, under the same name
+    /// and role.
     pub fn knows(&self, caller: &Caller) -> bool {
-        self.known.iter().any(|(_, known)| known == caller)
+        self.known.contains(caller)
     }
 
     /// How many there are.
@@ -148,7 +158,7 @@ impl Callers {
 
 impl fmt::Debug for Callers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.known.iter().map(|(_, caller)| caller)).finish()
+        f.debug_list().entries(&self.known).finish()
     }
 }
 
@@ -210,9 +220,24 @@ mod tests {
             assert_eq!(found(token), None, "{token}");
         }
         assert!(Callers::default().find("").is_none());
-        let gone = Caller { name: "app".into(), role: Role::Viewer };
-        assert!(callers.knows(callers.find("one").expect("known")) && !callers.knows(&gone));
+        assert!(Callers::default().is_empty() && callers.len() == 3);
         assert!(!format!("{callers:?}").contains("one"));
+    }
+
+    #[test]
+    fn a_token_is_taken_away_by_itself() {
+        let three = [
+            line("app", Role::Operator, "one"),
+            line("app", Role::Operator, "two"),
+            line("dash", Role::Viewer, "three"),
+        ];
+        let callers = Callers::parse(&three.join("\n")).expect("a file");
+        let caller = |token| callers.find(token).expect("known");
+        let fewer = Callers::parse(&three[1..].join("\n")).expect("a file");
+        // The name lives on with its other token; who came with the one that is gone does not.
+        assert!(!fewer.knows(caller("one")) && fewer.knows(caller("two")) && fewer.knows(caller("three")));
+        let other = Callers::parse(&line("dash", Role::Operator, "three")).expect("a file");
+        assert!(!other.knows(caller("three")), "with another role it is another caller");
     }
 
     #[test]

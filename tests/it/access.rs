@@ -73,6 +73,23 @@ const TABLE: &[(&str, [Comes; 8])] = &[
     ("JobWorker/ReportStream",   [O,   O,    O,     O,       I,     I,    O,    O]),
 ];
 
+/// What else is served on the port, the same.
+#[rustfmt::skip]
+const BESIDES: &[(&str, [Comes; 8])] = &[
+    //                            none wrong viewer operator report other watch other
+    ("/grpc.health.v1.Health/Check",
+                                 [I,   I,    I,     I,       I,     I,    I,    I]),
+    ("/grpc.health.v1.Health/Watch",
+                                 [I,   I,    I,     I,       I,     I,    I,    I]),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                                 [O,   O,    I,     I,       O,     O,    D,    D]),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+                                 [O,   O,    I,     I,       O,     O,    D,    D]),
+    // What is not there is not told from what is, without the most that a token can be.
+    ("JobControl/Nothing",       [O,   O,    D,     I,       O,     O,    D,    D]),
+    ("/nothing.Known/Call",      [O,   O,    D,     I,       O,     O,    D,    D]),
+];
+
 /// A request that asks for `job` and changes nothing, in both forms.
 fn harmless(rpc: &str, job: &str) -> (Vec<u8>, String) {
     let job_id = job.to_owned();
@@ -112,15 +129,15 @@ async fn every_rpc_lets_in_whom_the_table_says() {
         Some(job.watch_token),
         Some(other.watch_token),
     ];
-    for (rpc, expected) in TABLE {
+    for (rpc, expected) in TABLE.iter().chain(BESIDES) {
         let (message, json) = harmless(rpc, &id);
         for (credential, expected) in credentials.iter().zip(expected) {
             for protocol in [Protocol::Grpc, Protocol::GrpcWeb, Protocol::Json] {
                 let token = credential.as_deref();
                 let code = wire::code(server.address, protocol, rpc, token, &message, &json).await;
                 let comes = match code {
-                    // A stream as JSON is not there at all: nothing is shown.
-                    12 if protocol == Protocol::Json => *expected,
+                    // A stream as JSON is not there at all: no job is looked for.
+                    12 if protocol == Protocol::Json && *expected == D => D,
                     16 => O,
                     7 => D,
                     _ => I,
@@ -187,6 +204,17 @@ async fn a_watch_token_opens_no_filter_and_no_second_job() {
     assert!(is_final(&last.expect("a job")));
 }
 
+/// The error that a watch ends with.
+async fn ended(mut watch: tonic::Streaming<v1::WatchStatusResponse>) -> tonic::Status {
+    loop {
+        match soon("the end of the stream", watch.message()).await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("it ended without a word"),
+            Err(status) => return status,
+        }
+    }
+}
+
 #[tokio::test]
 async fn tokens_are_taken_and_taken_away_while_it_runs() {
     let (server, application) = guarded().await;
@@ -206,17 +234,7 @@ async fn tokens_are_taken_and_taken_away_while_it_runs() {
     let new = tokens(&[("shop", Role::Operator, OPERATOR), ("new", Role::Viewer, "a new token")]);
     fs::write(&file, new).expect("written");
     // The stream of the token that is gone ends, and says why.
-    let ended = async {
-        loop {
-            match viewers.message().await {
-                Ok(Some(_)) => {}
-                Ok(None) => panic!("it ended without a word"),
-                Err(status) => return status,
-            }
-        }
-    };
-    let ended = soon("the end of the stream", ended).await;
-    assert_eq!(fault(&ended), (Code::Unauthenticated, "TOKEN_INVALID".into(), vec![]));
+    assert_eq!(fault(&ended(viewers).await), (Code::Unauthenticated, "TOKEN_INVALID".into(), vec![]));
     assert_eq!(watch(VIEWER).await.expect_err("refused").code(), Code::Unauthenticated);
     assert!(watch("a new token").await.is_ok());
     // That of the other goes on.
@@ -226,6 +244,29 @@ async fn tokens_are_taken_and_taken_away_while_it_runs() {
         last = frame.job.or(last);
     }
     assert!(is_final(&last.expect("a job")));
+}
+
+/// A token that leaked is replaced under the same name: whoever holds a stream with
+/// it is cut off, although the name lives on.
+#[tokio::test]
+async fn a_stream_ends_with_its_own_token_though_the_name_has_another() {
+    let application = Application::new().await;
+    let setup = Setup::new(application.address);
+    let file = setup.file("tokens");
+    let (leaked, new) = (("shop", Role::Operator, "leaked"), ("shop", Role::Operator, "new"));
+    fs::write(&file, tokens(&[leaked, new])).expect("written");
+    let server = setup.with("server.tokens_file", &file.display().to_string()).start().await;
+    let watch = async |token: &str| {
+        let filter = Some(v1::JobFilter::default());
+        let request = authorized(v1::WatchStatusRequest { filter, ..Default::default() }, token);
+        server.control().watch_status(request).await.expect("let in").into_inner()
+    };
+    let (thief, mut owner) = (watch("leaked").await, watch("new").await);
+    fs::write(&file, tokens(&[new])).expect("written");
+    assert_eq!(fault(&ended(thief).await).1, "TOKEN_INVALID");
+    server.control().start(authorized(start("/a"), "new")).await.expect("started");
+    let seen = async { while owner.message().await.expect("it goes on").expect("a frame").job.is_none() {} };
+    soon("the owner's frame", seen).await;
 }
 
 #[tokio::test]

@@ -95,6 +95,34 @@ async fn a_name_that_was_rebound_gets_nothing() {
     assert!(!let_in(&server, 1, "attacker.example", &[]).await);
 }
 
+/// Two names, of which one is good: neither counts.
+#[tokio::test]
+async fn a_name_that_another_contradicts_gets_nothing() {
+    let (server, _application) = server().await;
+    let own = server.address.to_string();
+    for (authority, host, fine) in [
+        (own.as_str(), own.as_str(), true),
+        (own.as_str(), "attacker.example", false),
+        ("attacker.example", own.as_str(), false),
+        ("localhost", own.as_str(), false),
+    ] {
+        for version in [1, 2] {
+            // Over HTTP/1.1 the request line names it, as it does to a proxy (RFC 9112, 3.2.2).
+            let request = Request::post(format!("http://{authority}{LIST}"))
+                .header("content-type", "application/json")
+                .header("host", host)
+                .body(Full::new(Bytes::from_static(b"{}")))
+                .expect("a request");
+            let response = match version {
+                1 => wire::over_1(server.address, request).await,
+                _ => wire::over_2(server.address, request).await,
+            };
+            let status = response.status().as_u16();
+            assert_eq!(status, if fine { 200 } else { 403 }, "HTTP/{version}: {authority} and {host}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_page_of_another_site_gets_nothing() {
     let (server, _application) = server().await;
@@ -115,6 +143,7 @@ async fn a_page_of_another_site_gets_nothing() {
             for headers in [
                 &[kind, ("origin", "https://attacker.example")][..],
                 &[kind, ("origin", "null")],
+                &[kind, ("origin", own_page.as_str()), ("origin", "https://attacker.example")],
                 &[kind, ("origin", "http://localhost:3000"), ("sec-fetch-site", "same-site")],
                 &[kind, ("sec-fetch-site", "cross-site")],
                 &[kind, ("sec-fetch-site", "same-site")],

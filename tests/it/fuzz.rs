@@ -72,3 +72,8 @@ fn drafts() {
 fn configurations() {
     fuzz("config", 100, targets::config);
 }
+
+#[test]
+fn calls() {
+    fuzz("rpc", 25, targets::rpc);
+}

@@ -1,156 +1,15 @@
-//! Clients that mean harm: the server stays up within a bound of memory, and
-//! serves others meanwhile.
+//! Clients that mean harm with connections and frames: the server stays up within
+//! a bound of memory, and serves others meanwhile.
 
-use crate::{harness::*, wire};
+use crate::{attack::*, harness::*, wire};
 use backjob::proto::v1;
-use bytes::Bytes;
-use futures_util::{StreamExt as _, future::join_all, stream};
-use http::Request;
-use http_body_util::{BodyExt as _, StreamBody};
-use hyper::body::Frame;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use futures_util::future::join_all;
 use prost::Message as _;
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tonic::Code;
-
-/// What the process may take at its worst, in a build without optimization: a
-/// server that does nothing takes some 40 MiB of it.
-const MEMORY: u64 = 256 << 20;
-
-/// A server in a process of its own, whose memory can be told apart.
-async fn server(settings: &[(&str, &str)]) -> (Attacked, Application) {
-    raise_descriptors();
-    let application = Application::new().await;
-    let setup = Setup::new(application.address);
-    let setup = settings.iter().fold(setup, |setup, (key, value)| setup.with(key, value));
-    (Attacked { process: Process::start(&setup).await, _setup: setup }, application)
-}
-
-struct Attacked {
-    process: Process,
-    /// Its folder.
-    _setup: Setup,
-}
-
-impl std::ops::Deref for Attacked {
-    type Target = Process;
-
-    fn deref(&self) -> &Process {
-        &self.process
-    }
-}
-
-/// The tests hold some thousand connections.
-fn raise_descriptors() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("a higher limit");
-}
-
-/// Somebody else is served.
-async fn serves(server: &Attacked) {
-    let fresh = Clients::new(server.address());
-    soon("somebody else's answer", fresh.control().list_jobs(v1::ListJobsRequest::default()))
-        .await
-        .expect("an answer");
-}
-
-/// The most memory that the process ever took.
-fn within_bounds(server: &Attacked) {
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{}/status", server.id())) else {
-        eprintln!("SKIPPED: this system does not tell a process's memory in /proc");
-        return;
-    };
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line of it");
-    let kib: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
-    eprintln!("peak memory: {} MiB", kib >> 10);
-    assert!(kib << 10 <= MEMORY, "{} MiB", kib >> 10);
-}
-
-/// Frames of HTTP/2 (RFC 9113), written by hand.
-struct Raw {
-    stream: TcpStream,
-}
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = u32::try_from(payload.len()).expect("small").to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(id.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// A field that is not indexed and has a new name (RFC 7541, 6.2.2).
-fn field(name: &str, value: &str) -> Vec<u8> {
-    let mut bytes = vec![0];
-    for text in [name, value] {
-        assert!(text.len() < 127);
-        bytes.push(u8::try_from(text.len()).expect("short"));
-        bytes.extend(text.as_bytes());
-    }
-    bytes
-}
-
-/// POST over http, by index, and the rest in words.
-fn head(rpc: &str) -> Vec<u8> {
-    let mut block = vec![0x83, 0x86];
-    block.extend(field(":path", &format!("/backjob.v1.{rpc}")));
-    block.extend(field(":authority", "localhost"));
-    block.extend(field("content-type", "application/grpc"));
-    block.extend(field("te", "trailers"));
-    block
-}
-
-impl Raw {
-    async fn new(address: SocketAddr) -> Self {
-        let mut stream = TcpStream::connect(address).await.expect("connected");
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("written");
-        stream.write_all(&frame(4, 0, 0, &[])).await.expect("written");
-        Self { stream }
-    }
-
-    /// Writes until all is written or the server has closed; reads meanwhile. Kinds
-    /// of frames that came.
-    async fn flood(self, pieces: impl Iterator<Item = Vec<u8>> + Send + 'static) -> Vec<u8> {
-        let (mut read, mut write) = self.stream.into_split();
-        let writing = spawn(async move {
-            for piece in pieces {
-                if write.write_all(&piece).await.is_err() {
-                    return;
-                }
-            }
-            // Done, but not gone.
-            std::future::pending::<()>().await;
-        });
-        let mut kinds = Vec::new();
-        let reading = async {
-            let mut head = [0; 9];
-            while read.read_exact(&mut head).await.is_ok() {
-                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-                let mut payload = vec![0; length];
-                if read.read_exact(&mut payload).await.is_err() {
-                    break;
-                }
-                kinds.push(head[3]);
-            }
-        };
-        soon("the server to close the connection", reading).await;
-        writing.abort();
-        kinds
-    }
-}
 
 #[tokio::test]
 async fn streams_that_are_opened_and_reset_at_once_end_their_connection() {
@@ -266,76 +125,25 @@ async fn more_connections_than_may_be_open_are_closed_at_once() {
     .await;
 }
 
+/// CVE-2019-9512, 9515, 9518 and their kin: frames that cost their sender nothing.
 #[tokio::test]
-async fn messages_that_never_end_stay_within_their_budget() {
+async fn floods_of_small_frames_pile_nothing_up() {
     let (server, _application) = server(&[]).await;
-    let mut held = Vec::new();
-    for n in 0..8 {
-        let stream = TcpStream::connect(server.address()).await.expect("connected");
-        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
-        let (sender, connection) = handshake.await.expect("HTTP/2");
-        spawn(connection);
-        for _ in 0..100 {
-            // 4 MiB are announced and 3 MiB sent, as far as the server takes it.
-            let prefix = Bytes::from_static(&[0, 0, 0x40, 0, 0]);
-            let pieces =
-                std::iter::once(prefix).chain(std::iter::repeat_n(Bytes::from(vec![0; 64 << 10]), 48));
-            let pieces = stream::iter(pieces.map(|piece| Ok::<_, std::io::Error>(Frame::data(piece))));
-            let body = StreamBody::new(pieces.chain(stream::pending()));
-            let rpc = if n % 2 == 0 { "JobControl/Start" } else { "JobControl/BatchStart" };
-            let request = Request::post(format!("http://localhost/backjob.v1.{rpc}"))
-                .header("content-type", "application/grpc")
-                .body(body.boxed_unsync())
-                .expect("a request");
-            let mut sender = sender.clone();
-            held.push(spawn(async move { sender.send_request(request).await.is_ok() }));
-        }
-    }
-    // Small calls are served all the while.
-    for _ in 0..50 {
+    let mut stream = frame(HEADERS, END_HEADERS, 1, &head("JobControl/ListJobs"));
+    stream.extend(frame(DATA, 0, 1, &wire::framed(b"")));
+    for (what, first, piece) in [
+        ("PING", vec![], frame(PING, 0, 0, &[7; 8])),
+        ("SETTINGS", vec![], frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])),
+        ("PRIORITY", vec![], frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 7])),
+        ("WINDOW_UPDATE", vec![], frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
+        ("empty DATA", stream.clone(), frame(DATA, 0, 1, &[])),
+        ("empty DATA to who is refused", vec![], frame(DATA, 0, 3, &[])),
+    ] {
+        let mut attacker = Raw::new(server.address()).await;
+        attacker.pour(&first, 1).await;
+        attacker.pour(&piece.repeat(1_000), 1_000).await;
         serves(&server).await;
+        eprintln!("{what}:");
+        within_bounds(&server);
     }
-    server.start(start("/a")).await;
-    within_bounds(&server);
-    held.into_iter().for_each(|attack| attack.abort());
-}
-
-#[tokio::test]
-async fn a_message_that_is_too_large_is_refused_before_it_is_read() {
-    let (server, _application) = server(&[]).await;
-    let mut large = v1::StartRequest { display_name: "x".repeat(5 << 20), ..start("/a") };
-    let refused = server.refused(large.clone()).await;
-    assert!(matches!(refused.code(), Code::OutOfRange | Code::ResourceExhausted), "{refused:?}");
-    // Just below the limit it is read, and refused for what it says.
-    large.display_name = "x".repeat((4 << 20) - 1_000);
-    names(&server.refused(large).await, "display_name");
-    serves(&server).await;
-    within_bounds(&server);
-}
-
-#[tokio::test]
-async fn watches_leave_room_for_other_calls() {
-    let (server, application) = server(&[("server.max_calls", "100")]).await;
-    let job = server.start(start("/a")).await;
-    let mut hit = application.hit().await;
-    let mut watches = Vec::new();
-    let refused = loop {
-        let request = v1::WatchStatusRequest { job_ids: vec![job.id.clone()], ..Default::default() };
-        match soon("WatchStatus", server.control().watch_status(request)).await {
-            Ok(stream) => watches.push(stream.into_inner()),
-            Err(status) => break status,
-        }
-        assert!(watches.len() < 100);
-    };
-    assert_eq!(watches.len(), 90);
-    assert_eq!(fault(&refused), (Code::ResourceExhausted, "TOO_MANY_CALLS".into(), vec![]));
-    // Reports and all that is unary go on.
-    server.report(&hit.token(), progress(50)).await.expect("taken");
-    assert_eq!(server.get(&job.id).await.progress, 50);
-    hit.ok();
-    // Streams that have ended give their places back.
-    for mut watch in watches {
-        while soon("a frame", watch.message()).await.expect("no error").is_some() {}
-    }
-    server.end(&job.id).await;
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod again;
+mod attack;
 mod attempts;
 mod backup;
 mod browser;
@@ -13,8 +14,10 @@ mod crash;
 mod databases;
 mod docs;
 mod ends;
+mod errors;
 mod explain;
 mod fuzz;
+mod greedy;
 mod harness;
 mod hostile;
 mod house;

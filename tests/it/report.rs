@@ -287,7 +287,7 @@ async fn a_report_over_the_limit_of_a_message_is_refused() {
     let huge = append(&"x".repeat(4 * 1024 * 1024));
     assert!(huge.encoded_len() > 4 * 1024 * 1024);
     let refused = server.report(&hit.token(), huge).await.expect_err("refused");
-    assert_eq!(refused.code(), Code::OutOfRange);
+    assert_eq!(fault(&refused), (Code::ResourceExhausted, "TOO_LARGE".into(), vec![]));
     assert_eq!(server.get(&job.id).await.state(), JobState::Running);
     hit.ok();
 }

@@ -48,6 +48,7 @@ fn code_in(headers: &HeaderMap) -> Option<u32> {
 }
 
 /// The code of gRPC that a call is answered with; 0 also for a stream that begins.
+/// `rpc` is a path, or one of ours without its package.
 pub async fn code(
     address: SocketAddr,
     protocol: Protocol,
@@ -56,10 +57,11 @@ pub async fn code(
     message: &[u8],
     json: &str,
 ) -> u32 {
+    let path = if rpc.starts_with('/') { rpc.to_owned() } else { format!("/backjob.v1.{rpc}") };
     let (uri, body) = match protocol {
-        Protocol::Grpc => (format!("http://{address}/backjob.v1.{rpc}"), framed(message)),
-        Protocol::GrpcWeb => (format!("/backjob.v1.{rpc}"), framed(message)),
-        Protocol::Json => (format!("/backjob.v1.{rpc}"), Bytes::copy_from_slice(json.as_bytes())),
+        Protocol::Grpc => (format!("http://{address}{path}"), framed(message)),
+        Protocol::GrpcWeb => (path, framed(message)),
+        Protocol::Json => (path, Bytes::copy_from_slice(json.as_bytes())),
     };
     let mut request = Request::post(uri);
     if let Some(token) = token {
@@ -92,6 +94,7 @@ pub async fn code(
             "unimplemented" => 12,
             "invalid_argument" => 3,
             "not_found" => 5,
+            "resource_exhausted" => 8,
             other => panic!("{other}: {error}"),
         };
     }
