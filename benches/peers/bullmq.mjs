@@ -1,6 +1,6 @@
 // BullMQ: `bullmq.mjs worker REDIS_PORT BODY` or `bullmq.mjs producer REDIS_PORT BODY EVENTS_PORT`.
 import { createRequire } from 'node:module';
-import { CONCURRENCY, REPORTS, now, produce, teller } from './loop.mjs';
+import { CONCURRENCY, REPORTS, fail, now, produce, teller } from './loop.mjs';
 
 // From where the peers are installed, which is not beside this file.
 const { Queue, Worker } = createRequire(`${process.env.PEERS}/`)('bullmq');
@@ -9,7 +9,7 @@ const connection = { host: '127.0.0.1', port: Number(port), maxRetriesPerRequest
 
 if (role === 'worker') {
   const tell = teller();
-  new Worker(
+  const worker = new Worker(
     'jobs',
     async (job) => {
       const entered = now();
@@ -19,6 +19,8 @@ if (role === 'worker') {
     },
     { connection, concurrency: CONCURRENCY },
   );
+  worker.on('failed', (_, error) => fail(error));
+  worker.on('error', fail);
 } else {
   const queue = new Queue('jobs', { connection });
   await queue.waitUntilReady();

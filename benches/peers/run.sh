@@ -46,8 +46,12 @@ postgres=$(dirname "$(readlink -f "$initdb")")
 libraries=$(find "$peers/root" -name 'lib*.so*' -printf '%h\n' 2>/dev/null | sort -u | paste -sd: -)
 export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 
-[ -d "$peers/node_modules/bullmq" ] && [ -d "$peers/node_modules/graphile-worker" ] \
-  || npm install --silent --no-audit --no-fund --prefix "$peers" bullmq@6.7.0 graphile-worker@0.18.0
+versions="bullmq@6.7.0 ioredis@5.11.1 graphile-worker@0.18.0"
+[ "$(cat "$peers/versions" 2>/dev/null)" = "$versions" ] || {
+  # shellcheck disable=SC2086
+  npm install --silent --no-audit --no-fund --prefix "$peers" $versions
+  echo "$versions" >"$peers/versions"
+}
 
 cargo build --release --package backjob --package backjob-bench
 exec "$target/release/backjob-bench" peers --redis "$redis" --gearmand "$gearmand" \

@@ -15,7 +15,7 @@ pub fn step(step: &Step) -> String {
     };
     let columns = [("per_second", "per second"), ("p50_us", "p50 µs"), ("p99_us", "p99 µs")];
     let columns: Vec<_> = columns.into_iter().filter(|(figure, _)| any(figure)).collect();
-    let mut head = format!("  {:<28}", "");
+    let mut head = format!("  {:<36}", "");
     for (_, title) in &columns {
         write(&mut head, &format!("{title:>14}"));
     }
@@ -24,14 +24,14 @@ pub fn step(step: &Step) -> String {
     }
     write(&mut text, &format!("{head}  CPU µs an operation\n"));
     for side in step.floors.iter().chain([&step.ours]) {
-        let mut line = format!("  {:<28}", side.name);
+        let mut line = format!("  {:<36}", side.name);
         for (figure, _) in &columns {
             write(&mut line, &format!("{:>14}", number(side.median.figure(figure))));
         }
         write(&mut text, &format!("{line}  {}\n", cpu(side)));
     }
     for floor in &step.floors {
-        let mut line = format!("  {:<28}", format!("ratio to {}", floor.name));
+        let mut line = format!("  {:<36}", format!("ratio to {}", floor.name));
         for (figure, _) in &columns {
             let ratio = step.ratio(figure, &floor.name, figure);
             let ratio = if ratio.is_finite() { format!("{ratio:.2}×") } else { String::new() };
@@ -52,7 +52,7 @@ fn others(step: &Step) -> String {
         let of: Vec<_> = of.map(|(side, value)| format!("{side} {}", number(*value))).collect();
         let ratios = step.floors.iter().map(|floor| step.ratio(name, &floor.name, name));
         let ratios = ratios.filter(|ratio| ratio.is_finite()).map(|ratio| format!(" ({ratio:.2}×)"));
-        write(&mut text, &format!("  {name:<28}  {}{}\n", of.join(", "), ratios.collect::<String>()));
+        write(&mut text, &format!("  {name:<36}  {}{}\n", of.join(", "), ratios.collect::<String>()));
     }
     for goal in &step.goals {
         let met = if goal.met { "met" } else { "NOT met" };
@@ -63,11 +63,18 @@ fn others(step: &Step) -> String {
 
 /// Every goal of all steps.
 pub fn goals(steps: &[Step]) -> String {
-    let mut text = format!("\n{:<66}{:<42}{:<32}\n", "what", "goal", "measured");
+    let mut rows = vec![["what", "goal", "measured", ""].map(str::to_owned)];
     for (step, goal) in steps.iter().flat_map(|step| step.goals.iter().map(move |goal| (step, goal))) {
         let what = format!("{} · {} · {}", step.mode, step.name, goal.what);
         let met = if goal.met { "met" } else { "NOT met" };
-        write(&mut text, &format!("{what:<66}{:<42}{:<32}{met}\n", goal.goal, goal.measured));
+        rows.push([what, goal.goal.clone(), goal.measured.clone(), met.to_owned()]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0) + 2;
+    let widths = [0, 1, 2, 3].map(width);
+    let mut text = String::from("\n");
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        write(&mut text, &format!("{}\n", cells.collect::<String>().trim_end()));
     }
     text
 }

@@ -3,6 +3,7 @@
 mod connections;
 mod disk;
 mod end_to_end;
+mod finished;
 mod handler;
 mod memory;
 mod report;
@@ -44,12 +45,15 @@ pub enum Mode {
     Disk,
     /// New connections to the application in steady state.
     Connections,
+    /// With a million finished jobs in the database beside none, or as many as
+    /// --finished says.
+    Finished,
     /// Everything, and a table of all goals.
     All,
 }
 
 impl Mode {
-    const EACH: [Self; 11] = [
+    const EACH: [Self; 12] = [
         Self::Status,
         Self::Start,
         Self::StartToHandler,
@@ -61,6 +65,7 @@ impl Mode {
         Self::LiveMemory,
         Self::Disk,
         Self::Connections,
+        Self::Finished,
     ];
 
     /// Measures; `print` gets each step when it is through.
@@ -77,6 +82,7 @@ impl Mode {
             Self::LiveMemory => memory::live(options).await?,
             Self::Disk => disk::run(options).await?,
             Self::Connections => connections::run(options).await?,
+            Self::Finished => finished::run(options).await?,
             Self::All => {
                 for mode in Self::EACH {
                     Box::pin(mode.run(options, print)).await?;
