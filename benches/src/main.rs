@@ -26,6 +26,10 @@ use std::process::ExitCode;
 use step::Step;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// What the service has, the floor has too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures backjob beside the floors of the same machine.
 #[derive(Debug, clap::Parser)]
 #[command(args_conflicts_with_subcommands = true)]
