@@ -10,14 +10,17 @@ use crate::{
 use rusqlite::{Connection, OptionalExtension as _};
 use std::{
     fs::{self, File},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     path::Path,
 };
+use tokio::process::Command;
 
 const FILES: [&str; 2] = ["backjob.db", "backjob.key"];
 
-/// Puts one into `folder`.
-pub async fn copy(options: &Options, folder: &Path) -> Result<(), Fault> {
-    let kept = place()?.join(format!("finished-{}-{}", options.finished, options.payload));
+/// Puts one into `folder`, for `program` to serve.
+pub async fn copy(options: &Options, program: &Path, folder: &Path) -> Result<(), Fault> {
+    let name = format!("finished-{}-{}-{:x}", options.finished, options.payload, schema(program).await?);
+    let kept = place()?.join(name);
     if !kept.exists() {
         let making = kept.with_extension("making");
         fs::create_dir_all(&making)?;
@@ -30,6 +33,27 @@ pub async fn copy(options: &Options, folder: &Path) -> Result<(), Fault> {
         File::open(folder.join(name))?.sync_all()?;
     }
     Ok(())
+}
+
+/// What the tables look like that `program` makes: one that was filled under others is
+/// of no use.
+async fn schema(program: &Path) -> Result<u64, Fault> {
+    let folder = tempfile::tempdir()?;
+    let database = folder.path().join(FILES[0]);
+    let mut migrate = Command::new(program);
+    migrate.current_dir(folder.path()).arg("migrate");
+    migrate.arg("--set").arg(format!("database.url=sqlite://{}", database.display()));
+    let output = migrate.output().await?;
+    if !output.status.success() {
+        return Err(fault(String::from_utf8_lossy(&output.stderr)));
+    }
+    let connection = Connection::open(database)?;
+    let mut tables =
+        connection.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")?;
+    let tables: Vec<String> = tables.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let mut hasher = DefaultHasher::new();
+    tables.hash(&mut hasher);
+    Ok(hasher.finish())
 }
 
 async fn make(options: &Options, into: &Path) -> Result<(), Fault> {

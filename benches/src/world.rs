@@ -33,7 +33,7 @@ impl World {
         };
         let folder = tempfile::Builder::new().prefix("run-").tempdir_in(place()?)?;
         if options.finished > 0 {
-            filled::copy(options, folder.path()).await?;
+            filled::copy(options, &program, folder.path()).await?;
         }
         let (mut action, ports) = Child::start::<Places>("action", options.action_threads).await?;
         let mut settings = usual(options, folder.path(), ports["http"], settings);
