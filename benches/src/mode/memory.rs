@@ -1,0 +1,94 @@
+//! Memory of the service: at rest, with watchers, and with running jobs. Each figure
+//! is of a service that has done nothing else before.
+
+use crate::{
+    fault::Fault,
+    options::Options,
+    proc::Memory,
+    role::client::{Fan, Question, Side},
+    sample::Sample,
+    step::{Bound::Most, Step},
+    world::World,
+};
+use serde_json::Value;
+use std::time::Duration;
+
+/// What a process does after its start may take so long.
+const SETTLE: Duration = Duration::from_millis(700);
+/// A target runs so many jobs at most.
+const SLOTS: usize = 10_000;
+
+fn figure(name: &str, value: f64) -> Sample {
+    Sample { more: [(name.to_owned(), value)].into(), ..Sample::default() }
+}
+
+/// At rest, and a watcher that waits.
+pub async fn idle(options: &Options) -> Result<Vec<Step>, Fault> {
+    let mut steps = Vec::new();
+    let (mut raw, mut ours) = (Vec::new(), Vec::new());
+    let repeat = options.repeat.min(3);
+    for _ in 0..repeat {
+        let world = World::new(options, &[]).await?;
+        tokio::time::sleep(SETTLE).await;
+        raw.push(figure("rss_kib", Memory::of(world.echo.id())?.rss));
+        ours.push(figure("rss_kib", Memory::of(world.service.id())?.rss));
+    }
+    let step = Step::new("idle-memory", "at rest", "after the start", options, ours)
+        .floor("raw server", raw)
+        .goal("resident", &[Most("rss_kib", 20_480.0, "KiB")]);
+    steps.push(step);
+    let own = options.number(5_000, 50);
+    let fans = [
+        (options.number(10_000, 200), options.number(100, 10), "shared connections", 11.0),
+        (own, own, "connections of their own", 33.0),
+    ];
+    for (streams, connections, name, limit) in fans {
+        let (mut raw, mut ours) = (Vec::new(), Vec::new());
+        for _ in 0..repeat {
+            let mut world = World::new(options, &[]).await?;
+            world.ask::<()>(&Question::Hold { count: 1, targets: Vec::new() }).await?;
+            for (side, samples) in [(Side::Raw, &mut raw), (Side::Backjob, &mut ours)] {
+                let question = Question::Open { fan: Fan { side, streams, connections } };
+                let opened: Value = world.ask(&question).await?;
+                samples
+                    .push(figure("kib_per_watcher", opened["kib_per_stream"].as_f64().unwrap_or(f64::NAN)));
+            }
+        }
+        let layout = format!("{streams} watchers on {connections} connections, all of one job");
+        let step = Step::new("idle-memory", &format!("a watcher on {name}"), &layout, options, ours)
+            .floor("raw stream", raw)
+            .goal("memory of the service", &[Most("kib_per_watcher", limit, "KiB")]);
+        steps.push(step);
+    }
+    Ok(steps)
+}
+
+/// Running jobs.
+pub async fn live(options: &Options) -> Result<Vec<Step>, Fault> {
+    let count = options.number(20_000, 200);
+    let names: Vec<String> = (0..count.div_ceil(SLOTS)).map(|place| format!("t{place}")).collect();
+    let mut settings = Vec::new();
+    for name in &names {
+        settings.push((format!("targets.{name}.url"), "{application}".to_owned()));
+        settings.push((format!("targets.{name}.max_in_flight"), SLOTS.to_string()));
+    }
+    let settings: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let mut ours = Vec::new();
+    for _ in 0..options.repeat.min(3) {
+        let mut world = World::new(options, &settings).await?;
+        tokio::time::sleep(SETTLE).await;
+        let before = Memory::of(world.service.id())?;
+        world.ask::<()>(&Question::Hold { count, targets: names.clone() }).await?;
+        // Their claims and first reports reach the disk.
+        tokio::time::sleep(2 * SETTLE).await;
+        let after = Memory::of(world.service.id())?;
+        let mut sample = figure("kib_per_job", (after.pss - before.pss) / count as f64);
+        sample.more.insert("rss_before_kib".into(), before.rss);
+        sample.more.insert("rss_after_kib".into(), after.rss);
+        ours.push(sample);
+    }
+    let layout = format!("{count} running jobs that have answered 202, {} targets", names.len());
+    let step = Step::new("live-memory", "a running job", &layout, options, ours)
+        .goal("memory of the service", &[Most("kib_per_job", 0.5, "KiB")]);
+    Ok(vec![step])
+}

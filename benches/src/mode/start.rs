@@ -1,0 +1,46 @@
+//! Start of jobs that wait for an hour: nothing but the Start is measured.
+
+use super::{echo_of, split};
+use crate::{
+    fault::Fault,
+    options::Options,
+    role::client::{Call, Question},
+    step::{
+        Bound::{AtLeast, AtMost, Most, Within},
+        Step,
+    },
+    world::World,
+};
+
+pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
+    let mut world = World::new(options, &[]).await?;
+    let echo = echo_of(&mut world, Call::Start).await?;
+    let seconds = options.seconds;
+    let mut steps = Vec::new();
+    for (name, connections, in_flight) in [("64 in flight on 4 connections", 4, 16), ("alone", 1, 1)] {
+        let load = |call| Question::Load { call, connections, in_flight, seconds };
+        let folder = world.folder();
+        let sides = [
+            load(echo),
+            Question::Commits { folder: folder.clone(), seconds: seconds / 2.0 },
+            Question::Syncs { folder, seconds: seconds / 4.0 },
+            load(Call::Start),
+        ];
+        let [raw, commits, syncs, ours] = split(world.interleave(&sides).await?)?;
+        let layout = "echo: same layout and sizes; disk: one at a time";
+        let step = Step::new("start", name, layout, options, ours)
+            .floor("raw echo", raw)
+            .floor("single-row commits", commits)
+            .floor("fdatasync of 4 KiB", syncs);
+        steps.push(if connections == 4 {
+            step.goal("throughput", &[AtLeast("per_second", "raw echo", 0.22)])
+                .goal("throughput", &[AtLeast("per_second", "single-row commits", 5.0)])
+                .goal("CPU", &[Most("cpu service", 30.0, "µs")])
+        } else {
+            let syncs = AtMost("p50_us", "fdatasync of 4 KiB", "p50_us", 6.0);
+            step.goal("p50", &[Most("p50_us", 800.0, "µs"), syncs])
+                .goal("p99", &[Within("p99_us", "p50_us", 2.5)])
+        });
+    }
+    Ok(steps)
+}

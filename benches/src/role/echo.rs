@@ -1,0 +1,93 @@
+//! The raw tonic server: an echo, a sink for streams, and a fan-out that knows
+//! nothing but its subscribers.
+
+use crate::{
+    child::{self, Questions},
+    fault::Fault,
+    floor::{
+        Blob, filler,
+        wire::raw_server::{Raw, RawServer},
+    },
+    tasks::spawn,
+};
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Server, server::TcpIncoming},
+};
+
+type Blobs = Pin<Box<dyn Stream<Item = Result<Blob, Status>> + Send>>;
+
+/// What was published may wait for a subscriber in this number.
+const QUEUE: usize = 8;
+
+type Subscriber = mpsc::Sender<Result<Blob, Status>>;
+
+#[derive(Clone, Default)]
+struct Service(Arc<Mutex<Vec<Subscriber>>>);
+
+#[tonic::async_trait]
+impl Raw for Service {
+    async fn echo(&self, request: Request<Blob>) -> Result<Response<Blob>, Status> {
+        let Blob { answer, sent, .. } = request.into_inner();
+        Ok(Response::new(Blob { answer: 0, sent, data: filler(answer as usize) }))
+    }
+
+    type SinkStream = Blobs;
+
+    /// Takes all and says in the end how many there were.
+    async fn sink(&self, request: Request<Streaming<Blob>>) -> Result<Response<Blobs>, Status> {
+        let mut blobs = request.into_inner();
+        let (answers, receiver) = mpsc::channel(1);
+        spawn(async move {
+            let mut sent = 0;
+            while let Ok(Some(_)) = blobs.message().await {
+                sent += 1;
+            }
+            // Who asked may be gone.
+            let _ = answers.send(Ok(Blob { sent, ..Blob::default() })).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    /// Hands the message to all subscribers and then answers.
+    async fn publish(&self, request: Request<Blob>) -> Result<Response<Blob>, Status> {
+        let Blob { answer, sent, data } = request.into_inner();
+        let blob = Blob { answer: 0, sent, data: filler(answer as usize) };
+        let mut subscribers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Only who has left is dropped: the benchmark publishes no faster than all read.
+        subscribers.retain(|subscriber| {
+            !matches!(subscriber.try_send(Ok(blob.clone())), Err(mpsc::error::TrySendError::Closed(_)))
+        });
+        Ok(Response::new(Blob { answer: 0, sent, data }))
+    }
+
+    type SubscribeStream = Blobs;
+
+    /// One message at once, so that both know that it holds, and then what is
+    /// published.
+    async fn subscribe(&self, request: Request<Blob>) -> Result<Response<Blobs>, Status> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let first = Blob { data: filler(request.into_inner().answer as usize), ..Blob::default() };
+        sender.try_send(Ok(first)).map_err(|error| Status::internal(error.to_string()))?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// Answers with its port, and serves until the parent is gone.
+pub async fn run() -> Result<(), Fault> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let port = listener.local_addr()?.port();
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let server = Server::builder().add_service(RawServer::new(Service::default()));
+    spawn(server.serve_with_incoming(incoming));
+    child::answer(&Ok(port))?;
+    while Questions::new().next::<()>().await?.is_some() {}
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! All processes of a measurement, in a folder of its own on the disk of the
+//! build.
+
+use crate::{
+    child::Child,
+    fault::{Fault, fault},
+    filled,
+    options::Options,
+    role::{Places, action, client::Question},
+    sample::Sample,
+    service::{self, Service},
+};
+use serde::de::DeserializeOwned;
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+/// Service, application, client and raw server.
+pub struct World {
+    pub options: Options,
+    pub service: Service,
+    action: Child,
+    client: Child,
+    pub echo: Child,
+    folder: TempDir,
+}
+
+impl World {
+    /// Brings all up, with these settings besides the usual.
+    pub async fn new(options: &Options, settings: &[(&str, &str)]) -> Result<Self, Fault> {
+        let program = match &options.program {
+            Some(program) => program.canonicalize()?,
+            None => service::program().await?,
+        };
+        let folder = tempfile::Builder::new().prefix("run-").tempdir_in(place()?)?;
+        if options.finished > 0 {
+            filled::copy(options, &program, folder.path()).await?;
+        }
+        let (mut action, ports) = Child::start::<Places>("action", options.action_threads).await?;
+        let mut settings = usual(options, folder.path(), ports["http"], settings);
+        for set in &options.set {
+            let (key, value) = set.split_once('=').ok_or("--set takes KEY=VALUE")?;
+            settings.push((key.to_owned(), value.to_owned()));
+        }
+        let service = Service::start(&program, folder.path(), &settings).await?;
+        let targets =
+            settings.iter().filter_map(|(key, _)| key.strip_prefix("targets.")?.strip_suffix(".url"));
+        let mut keys = Vec::new();
+        for target in targets {
+            keys.push(service::trigger_key(&program, folder.path(), &settings, target).await?);
+        }
+        action.ask::<u64>(&action::Question::Trust { keys }).await?;
+        let (echo, port) = Child::start::<u16>("echo", options.threads).await?;
+        let (mut client, ()) = Child::start("client", 1).await?;
+        let mut places = ports;
+        places.insert("service".into(), service.port.into());
+        places.insert("echo".into(), port.into());
+        let pids = [("service", service.id()), ("action", action.id()), ("echo", echo.id())];
+        let pids = pids.map(|(name, pid)| (name.to_owned(), pid)).into();
+        client.ask::<()>(&Question::Know { ports: places, pids, payload: options.payload.max(12) }).await?;
+        Ok(Self { options: options.clone(), service, action, client, echo, folder })
+    }
+
+    /// Tells the client something.
+    pub async fn ask<T: DeserializeOwned>(&mut self, question: &Question) -> Result<T, Fault> {
+        self.client.ask(question).await.map_err(|error| match self.service.warnings() {
+            warnings if warnings.is_empty() => error,
+            warnings => fault(format!("{error}\nthe service said:\n{warnings}")),
+        })
+    }
+
+    /// Measures the sides in turn, as often as was asked for: for each its windows.
+    pub async fn interleave(&mut self, sides: &[Question]) -> Result<Vec<Vec<Sample>>, Fault> {
+        let mut samples = vec![Vec::new(); sides.len()];
+        for _ in 0..self.options.repeat {
+            for (side, samples) in sides.iter().zip(&mut samples) {
+                samples.push(self.ask(side).await?);
+            }
+        }
+        Ok(samples)
+    }
+
+    /// Where the database is.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    /// Connections that the application has accepted.
+    pub async fn accepted(&mut self) -> Result<u64, Fault> {
+        self.action.ask(&action::Question::Accepted).await
+    }
+}
+
+/// Beside the build, so that it is on a real disk.
+pub fn place() -> Result<PathBuf, Fault> {
+    let program = std::env::current_exe()?;
+    let target = program.ancestors().find(|folder| folder.ends_with("target"));
+    let place = target.map_or_else(std::env::temp_dir, |target| target.join("bench"));
+    std::fs::create_dir_all(&place)?;
+    Ok(place)
+}
+
+fn usual(
+    options: &Options,
+    folder: &std::path::Path,
+    application: u32,
+    settings: &[(&str, &str)],
+) -> Vec<(String, String)> {
+    let mut usual = vec![
+        ("server.listen", "127.0.0.1:0".to_owned()),
+        ("database.url", format!("sqlite://{}", folder.join("backjob.db").display())),
+        ("targets.default.url", format!("http://127.0.0.1:{application}")),
+        ("targets.default.max_in_flight", "64".to_owned()),
+        ("jobs.max_pending", "10000000".to_owned()),
+    ];
+    if options.threads > 0 {
+        usual.push(("server.threads", options.threads.to_string()));
+    }
+    let usual = usual.into_iter().map(|(key, value)| (key.to_owned(), value));
+    let more = settings.iter().map(|(key, value)| {
+        ((*key).to_owned(), value.replace("{application}", &format!("http://127.0.0.1:{application}")))
+    });
+    usual.chain(more).collect()
+}
