@@ -14,6 +14,7 @@ mod databases;
 mod docs;
 mod ends;
 mod explain;
+mod faults;
 mod fuzz;
 mod harness;
 mod hostile;
