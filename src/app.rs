@@ -70,8 +70,8 @@ pub enum Error {
     #[error("{0}")]
     Tls(#[from] rpc::BadTls),
     /// What was left running cannot be taken over.
-    #[error("{0}")]
-    Engine(#[from] engine::Error),
+    #[error("database {0}: {1}")]
+    Engine(String, #[source] engine::Error),
 }
 
 /// Tells a running server to end.
@@ -323,7 +323,8 @@ impl App {
             tasks: tasks.clone(),
             keys: Arc::clone(&keys),
         };
-        let engine = Engine::begin(parts, settings).await?;
+        let engine = Engine::begin(parts, settings).await;
+        let engine = engine.map_err(|error| Error::Engine(config.database.url.to_string(), error))?;
         let grace = config.server.shutdown_grace;
         Ok(Self { engine, clock, keys, tasks, store_tasks, doors, files, address, worker_address, grace })
     }

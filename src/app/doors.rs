@@ -14,6 +14,12 @@ use crate::{
 use std::{net::SocketAddr, sync::Arc};
 use tokio::net::TcpListener;
 
+/// Descriptors that the database, the runtime and look-ups of names take, and some
+/// to spare.
+const OWN_FILES: usize = 64;
+/// Connections that are taken however few descriptors there are.
+const FEWEST: usize = 8;
+
 /// Listens, and says where.
 pub(super) async fn bind(
     setting: &'static str,
@@ -90,10 +96,32 @@ pub(super) fn doors(
         callers: files.callers.as_ref().map(Watched::follow),
         hosts: config.http.hosts.iter().cloned().chain(reported).collect(),
         cors_origins: config.http.cors_origins.clone(),
-        max_connections: config.server.max_connections,
+        max_connections: connections(config),
         max_streams: config.server.max_streams,
         max_calls: config.server.max_calls,
     }
+}
+
+/// How many connections each listener takes: as many as the setting says, but so
+/// few that descriptors are left for the database and for triggers. Who runs out
+/// of them there fails jobs; who is turned away here comes again.
+fn connections(config: &Config) -> usize {
+    let most = config.server.max_connections;
+    let Some(files) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current else {
+        return most;
+    };
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    let triggers = config.targets.values().map(|target| 2 * target.max_in_flight as usize).sum::<usize>();
+    let listeners = if config.worker.listen.is_some() { 2 } else { 1 };
+    let left = (files.saturating_sub(OWN_FILES + triggers) / listeners).max(FEWEST);
+    if left < most {
+        tracing::warn!(
+            files,
+            connections = left,
+            "server.max_connections is {most}, but the limit of open files leaves fewer"
+        );
+    }
+    most.min(left)
 }
 
 fn unread_as<E: Into<Error>>(setting: &'static str, unread: Unread<E>) -> Error {

@@ -4,7 +4,8 @@
 //! the table where the hints are not all there is. What it does: claims one
 //! for each free slot. It is woken by every new queued job and every slot that
 //! falls free, and looks into the tables once a minute besides. A claim is
-//! compared and set, so doing it twice does no harm.
+//! compared and set, so doing it twice does no harm. While the store fails it
+//! rests, and looks again each second.
 
 use super::{Engine, Error, TargetSettings, live::Live, lock};
 use crate::{
@@ -217,7 +218,10 @@ impl Engine {
     pub(super) async fn run_dispatcher(self: Arc<Self>) {
         let (mut failed, mut again) = (false, None);
         loop {
-            if !self.is_draining() {
+            if !self.store.healthy() {
+                // A claim would fail, and so would the next one, at once.
+                failed = true;
+            } else if !self.is_draining() {
                 match self.dispatch().await {
                     Ok(at) => (failed, again) = (false, at),
                     Err(error) => {

@@ -61,6 +61,11 @@ impl Engine {
                 () = self.tasks.stop().cancelled() => return,
                 () = tokio::time::sleep(self.settings.flush_interval) => {}
             }
+            // While the store fails it is asked no more: what is dirty waits, once
+            // a job, however much is reported.
+            if !self.store_is_back().await {
+                return;
+            }
             let dirty = std::mem::take(&mut *lock(&self.flusher.dirty));
             for live in dirty {
                 self.flush(&live, &mut budget).await;
@@ -97,7 +102,7 @@ impl Engine {
                     // The next commit finds out what is the matter with the row.
                     Ok(Outcome::Lost | Outcome::Existing(_)) => inner.saved(&engine, &live, Some(revision)),
                     Err(error) => {
-                        tracing::warn!(job = %live.id, %error, "progress is not stored yet");
+                        tracing::debug!(job = %live.id, %error, "progress is not stored yet");
                         inner.text_dirty |= text;
                         inner.saved(&engine, &live, None);
                     }

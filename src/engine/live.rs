@@ -1,6 +1,6 @@
 //! A running job in memory: one lock, one update under way at a time.
 
-use super::{Engine, Error, lock};
+use super::{Engine, Error, lock, timers::Armed};
 use crate::{
     job::{
         Connection, Event, Job, JobId, Record, Refused, Revision, Signal, Spec, State, Transition,
@@ -100,8 +100,8 @@ pub(super) struct Inner {
     pub(super) text_saved_at: Option<u64>,
     /// Row of this attempt, as it is to be stored.
     pub(super) row: AttemptRow,
-    /// When a timer is set for, mono.
-    pub(super) armed: Option<u64>,
+    /// What a timer is set for.
+    pub(super) armed: Option<Armed>,
     /// Held until the attempt is over.
     slot: Option<Arc<OwnedSemaphorePermit>>,
     /// Who waits for the commit under way.
@@ -424,9 +424,10 @@ impl Engine {
         transition: Transition,
         error: crate::store::Error,
     ) {
-        tracing::error!(job = %live.id, %error, "a change could not be committed and is tried again");
         let mut inner = lock(&live.inner);
-        inner.failing = true;
+        if !std::mem::replace(&mut inner.failing, true) {
+            tracing::warn!(job = %live.id, %error, "a change could not be committed and is tried again");
+        }
         for waiting in inner.waiting.drain(..) {
             let _ = waiting.send(Err(Error::from(error.clone())));
         }
@@ -437,8 +438,9 @@ impl Engine {
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(Duration::from_millis(250)) => {}
-                () = engine.tasks.stop().cancelled() => {} // one last try
+                () = engine.tasks.stop().cancelled() => {}
             }
+            engine.store_is_back().await; // if it is not, one last try
             if let Ok(permit) = engine.store.reserve().await {
                 engine.submit(&live, update, transition, permit);
             }
@@ -461,6 +463,7 @@ impl Engine {
                     let mut inner = lock(&live.inner);
                     inner.failing = true;
                     inner.slot = None;
+                    engine.timers.disarm(&mut inner);
                     for waiting in inner.waiting.drain(..) {
                         let _ = waiting.send(Err(Error::Internal("the job was changed by another hand".into())));
                     }

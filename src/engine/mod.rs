@@ -24,8 +24,9 @@
 //!   and losing all of them costs latency, never work;
 //! - a slot is held until the job and its connection are both done.
 //!
-//! When the store fails, what was to be committed is kept and tried again;
-//! whoever waits for it is told that it is unavailable and may repeat.
+//! When the store fails, what was to be committed is kept and tried again once it
+//! is back; whoever waits for it is told that it is unavailable and may repeat. The
+//! loops rest meanwhile. Progress goes on in memory, and watchers see it.
 
 mod again;
 mod dispatcher;
@@ -205,6 +206,15 @@ impl Engine {
     /// Whether new work is taken.
     pub fn healthy(&self) -> bool {
         !self.is_draining() && self.store.healthy()
+    }
+
+    /// Returns once the store can be used; false if the end came first.
+    async fn store_is_back(&self) -> bool {
+        let mut health = self.store.health();
+        tokio::select! {
+            () = self.tasks.stop().cancelled() => false,
+            back = health.wait_for(|good| *good) => back.is_ok(),
+        }
     }
 
     fn is_draining(&self) -> bool {

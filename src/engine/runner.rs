@@ -7,6 +7,7 @@ use crate::{
         transition::{Response, Transition},
     },
     secret::ReportToken,
+    store,
     trigger::{Outcome, Request, Sink},
 };
 use std::{sync::Arc, time::Duration};
@@ -53,8 +54,9 @@ impl Engine {
         tracing::info!(target_name = spec.target, method = spec.method, path, "triggering");
         let payload = match payload {
             Some(payload) => Ok(payload),
-            None => match self.store.payload(live.id).await {
-                Ok(payload) => payload.ok_or_else(|| "its row is gone".to_owned()),
+            None => match self.payload(live).await {
+                Ok(Some(payload)) => payload.ok_or_else(|| "its row is gone".to_owned()),
+                Ok(None) => return self.lost_by_us(live),
                 Err(error) => Err(error.to_string()),
             },
         };
@@ -83,6 +85,25 @@ impl Engine {
             }
             Err(Uncommitted::Refused(_)) => {} // it ended first
             Err(Uncommitted::Failed(error)) => tracing::warn!(%error, "the outcome is not stored yet"),
+        }
+    }
+
+    /// The request of a job, once the store can be read. None if the end of the
+    /// process comes first: the next one finds that nothing was sent.
+    async fn payload(&self, live: &Live) -> Result<Option<Option<Payload>>, store::Error> {
+        loop {
+            match self.store.payload(live.id).await {
+                Ok(payload) => return Ok(Some(payload)),
+                Err(error) if !error.is_transient() => return Err(error),
+                Err(error) => tracing::warn!(%error, "the request cannot be read now"),
+            }
+            tokio::select! {
+                () = self.tasks.stop().cancelled() => return Ok(None),
+                () = tokio::time::sleep(Duration::from_millis(250)) => {}
+            }
+            if !self.store_is_back().await {
+                return Ok(None);
+            }
         }
     }
 

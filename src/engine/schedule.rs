@@ -44,6 +44,11 @@ impl Schedule {
             self.earlier.notify_one();
         }
     }
+
+    /// The same, told by the loop itself: it wakes nobody.
+    fn look_at(&self, at: i64) {
+        self.next.fetch_min(at, Ordering::AcqRel);
+    }
 }
 
 impl Engine {
@@ -53,20 +58,24 @@ impl Engine {
             let next = self.schedule.next.load(Ordering::Acquire);
             let rest = if next > now {
                 Duration::from_millis(u64::try_from(next - now).unwrap_or(0).min(1_000))
+            } else if !self.store.healthy() {
+                Duration::from_secs(1)
             } else {
                 match self.carry_on(now).await {
                     Ok(()) => continue,
                     Err(error) => {
                         tracing::warn!(%error, "waiting jobs cannot be read now");
-                        self.schedule.wake_at(now);
+                        self.schedule.look_at(now);
                         Duration::from_secs(1)
                     }
                 }
             };
+            let waiting = next > now;
             tokio::select! {
                 biased;
                 () = self.tasks.stop().cancelled() => return,
-                () = self.schedule.earlier.notified() => {}
+                // After a failure the rest is kept, whatever comes.
+                () = self.schedule.earlier.notified(), if waiting => {}
                 () = tokio::time::sleep(rest) => {}
             }
         }

@@ -153,6 +153,9 @@ impl Engine {
 
     /// Stores a new job, or finds out which one stands for it.
     pub(super) async fn insert(self: &Arc<Self>, new: New) -> Result<Stored, Error> {
+        if self.store.is_stuck() {
+            return Err(Error::Unavailable("the disk does not answer".into()));
+        }
         let permit = self.store.reserve().await.map_err(|_| Error::Draining)?;
         if !self.one_more_waits() {
             return Err(Error::TooManyPending(self.settings.max_pending));

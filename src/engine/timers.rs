@@ -1,9 +1,11 @@
 //! What falls due while a job runs: silence, `max_duration`, the grace of a
 //! cancel.
 //!
-//! A heap of times, each with the job it is for. An entry may be too early (the
+//! A map of times, each with the job it is for. An entry may be too early (the
 //! job was heard of since): then it is put back for the right time. So a report
-//! costs nothing here, and nothing falls due later than it should.
+//! costs nothing here, and nothing falls due later than it should. A job that has
+//! ended takes its entry with it: the time may be an hour away, and the entry
+//! would hold the job's memory until then.
 
 use super::{
     Engine,
@@ -12,68 +14,62 @@ use super::{
 };
 use crate::job::Event;
 use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 use tokio::sync::Notify;
 
-struct Entry {
-    at: u64,
-    live: Weak<Live>,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.at == other.at
-    }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.at.cmp(&other.at)
-    }
-}
+/// Mono, and a number that tells entries of one millisecond apart.
+pub(super) type Armed = (u64, u64);
 
 /// Times of running jobs.
 #[derive(Default)]
 pub(super) struct Timers {
-    heap: Mutex<BinaryHeap<Reverse<Entry>>>,
+    entries: Mutex<Entries>,
     earlier: Notify,
 }
 
+#[derive(Default)]
+struct Entries {
+    map: BTreeMap<Armed, Weak<Live>>,
+    next: u64,
+}
+
 impl Timers {
-    /// Sees to it that the job is looked at when something falls due.
+    /// Sees to it that the job is looked at when something falls due, if anything
+    /// can.
     pub(super) fn arm(&self, live: &Arc<Live>, inner: &mut Inner) {
-        let Some(at) = inner.job.due_at() else { return };
-        if inner.armed.is_some_and(|armed| armed <= at) {
+        let Some(at) = inner.job.due_at() else { return self.disarm(inner) };
+        if inner.armed.is_some_and(|(armed, _)| armed <= at) {
             return; // an earlier look will set a later one
         }
-        inner.armed = Some(at);
-        let mut heap = lock(&self.heap);
-        let first = heap.peek().is_none_or(|Reverse(first)| at < first.at);
-        heap.push(Reverse(Entry { at, live: Arc::downgrade(live) }));
+        self.disarm(inner);
+        let mut entries = lock(&self.entries);
+        let armed = (at, entries.next);
+        entries.next += 1;
+        let first = entries.map.first_key_value().is_none_or(|(first, _)| armed < *first);
+        entries.map.insert(armed, Arc::downgrade(live));
+        inner.armed = Some(armed);
         if first {
             self.earlier.notify_one();
         }
     }
 
+    /// Nothing of the job falls due any more.
+    pub(super) fn disarm(&self, inner: &mut Inner) {
+        if let Some(armed) = inner.armed.take() {
+            lock(&self.entries).map.remove(&armed);
+        }
+    }
+
     /// Jobs to look at, and when the next look is.
     fn due(&self, now: u64) -> (Vec<Arc<Live>>, Option<u64>) {
-        let mut heap = lock(&self.heap);
-        let mut due = Vec::new();
-        while heap.peek().is_some_and(|Reverse(first)| first.at <= now) {
-            if let Some(live) = heap.pop().and_then(|Reverse(entry)| entry.live.upgrade()) {
-                due.push(live);
-            }
-        }
-        (due, heap.peek().map(|Reverse(first)| first.at))
+        let mut entries = lock(&self.entries);
+        let later = entries.map.split_off(&(now.saturating_add(1), 0));
+        let due = std::mem::replace(&mut entries.map, later);
+        let next = entries.map.first_key_value().map(|((at, _), _)| *at);
+        (due.into_values().filter_map(|live| live.upgrade()).collect(), next)
     }
 }
 
@@ -117,5 +113,97 @@ impl Engine {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        job::{Job, JobId, Now, Record, Rules, Signal, Spec},
+        store::AttemptRow,
+    };
+    use std::collections::BTreeMap;
+
+    fn at(mono: u64) -> Now {
+        Now { wall: 1_700_000_000_000, mono, chance: 0.5 }
+    }
+
+    fn running(number: u8) -> Arc<Live> {
+        let rules = Arc::new(Rules {
+            error_timeout: 60_000,
+            error_timeout_given: false,
+            response_timeout: Some(3_600_000),
+            max_duration: None,
+            expire_at: None,
+            cancel_grace: 10_000,
+            max_attempts: 1,
+            initial_backoff: 1_000,
+            max_backoff: 60_000,
+            multiplier: 2.0,
+        });
+        let mut job = Job::new(Arc::clone(&rules), at(0).wall, at(0));
+        job.apply(Event::Claim, at(0)).expect("claimed");
+        let spec = Spec {
+            display_name: String::new(),
+            labels: BTreeMap::new(),
+            target: "default".to_owned(),
+            method: "GET".to_owned(),
+            route: "/".to_owned(),
+            query: BTreeMap::new(),
+            url: "/".to_owned(),
+            header_names: Vec::new(),
+            priority: 5,
+            rules,
+            merge: None,
+            as_user: false,
+        };
+        let record = Record {
+            id: JobId::new(at(0).wall, [number; 10]),
+            spec: Arc::new(spec),
+            created_at: at(0).wall,
+            created_by: "".into(),
+            retry_of: None,
+            merged_count: 0,
+            job,
+        };
+        let row = AttemptRow {
+            attempt: 1,
+            node: "here".to_owned(),
+            claimed_at: at(0).wall,
+            sent_at: None,
+            reported: false,
+            sequence: 0,
+            ended_at: None,
+            http_status: None,
+            failure: None,
+            ended_by: None,
+        };
+        Live::new(record, row, None)
+    }
+
+    #[test]
+    fn a_job_that_has_ended_leaves_no_timer_behind() {
+        let timers = Timers::default();
+        let jobs: Vec<_> = (0..3).map(running).collect();
+        for live in &jobs {
+            timers.arm(live, &mut lock(&live.inner));
+        }
+        assert_eq!(lock(&timers.entries).map.len(), 3);
+        let live = &jobs[1];
+        let mut inner = lock(&live.inner);
+        let weak = Arc::downgrade(live);
+        inner.job.apply(Event::Of(1, Signal::Lost("gone".to_owned())), at(1)).expect("lost");
+        timers.arm(live, &mut inner); // sooner now
+        assert_eq!(lock(&timers.entries).map.len(), 3);
+        inner.job.apply(Event::Timer, at(70_000)).expect("stalled");
+        timers.arm(live, &mut inner);
+        assert_eq!(lock(&timers.entries).map.len(), 2);
+        drop(inner);
+        assert_eq!(weak.weak_count(), 1, "none but this test's own");
+
+        let (due, next) = timers.due(3_600_000);
+        assert_eq!((due.len(), next), (2, None));
+        assert!(due.iter().all(|due| due.id != live.id));
     }
 }

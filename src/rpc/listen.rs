@@ -50,7 +50,7 @@ const HEAD: u32 = 32 * 1024;
 const RESETS: usize = 100;
 /// After the listener failed: descriptors may be used up.
 const BACK_OFF: Duration = Duration::from_millis(50);
-/// Between two words about connections that were turned away.
+/// Between two words about connections that were turned away, or not taken.
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// What connections are encrypted with, and what replaces it.
@@ -76,7 +76,7 @@ impl Listener {
         let inner = service(routes, rules.tokens.clone());
         let places = Arc::new(Semaphore::new(max_connections));
         let graceful = Arc::new(GracefulShutdown::new());
-        let mut spoke: Option<Instant> = None;
+        let (mut spoke, mut failed): (Option<Instant>, Option<Instant>) = (None, None);
         loop {
             let accepted = tokio::select! {
                 accepted = tcp.accept() => accepted,
@@ -86,7 +86,10 @@ impl Listener {
                 Ok((stream, _)) => stream,
                 Err(error) if is_of_one_connection(&error) => continue,
                 Err(error) => {
-                    tracing::warn!(%error, "no connection can be taken now");
+                    if failed.is_none_or(|at| at.elapsed() > SILENCE) {
+                        tracing::warn!(%error, "no connection can be taken now: new ones wait");
+                        failed = Some(Instant::now());
+                    }
                     sleep(BACK_OFF).await;
                     continue;
                 }

@@ -27,7 +27,7 @@ pub(super) async fn backup(url: &str, to: &Path) -> Result<(), OpenError> {
     let mut part = to.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
-    let copied = copy(&db, &path, &part).await;
+    let copied = copy(&db, &path, &part, to).await;
     let _ = db.close().await; // only read from
     let done = copied.and_then(|()| {
         fs::File::open(&part).and_then(|file| file.sync_all()).map_err(fails)?;
@@ -41,13 +41,24 @@ pub(super) async fn backup(url: &str, to: &Path) -> Result<(), OpenError> {
     done
 }
 
-async fn copy(db: &sea_orm::DatabaseConnection, path: &Path, part: &Path) -> Result<(), OpenError> {
+async fn copy(
+    db: &sea_orm::DatabaseConnection,
+    path: &Path,
+    part: &Path,
+    to: &Path,
+) -> Result<(), OpenError> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true);
-    open::private(&mut options).open(part).map_err(|error| OpenError::from_io(part, &error))?;
+    open::private(&mut options).open(part).map_err(|error| OpenError::from_io(to, &error))?;
     let name = part.to_str().ok_or_else(|| {
-        OpenError::from_io(part, &io::Error::new(io::ErrorKind::InvalidInput, "the name is not UTF-8"))
+        OpenError::from_io(to, &io::Error::new(io::ErrorKind::InvalidInput, "the name is not UTF-8"))
     })?;
     let statement = Statement::from_sql_and_values(DbBackend::Sqlite, "VACUUM INTO ?", [name.into()]);
-    db.execute_raw(statement).await.map(drop).map_err(|error| OpenError::from_db(path, &error))
+    let fails = |error| match OpenError::from_db(path, &error) {
+        // What is only read from has room enough: it is the copy that has none.
+        OpenError::Full { .. } => OpenError::Full { path: to.to_owned() },
+        OpenError::NotWritable { reason, .. } => OpenError::NotWritable { path: to.to_owned(), reason },
+        error => error,
+    };
+    db.execute_raw(statement).await.map(drop).map_err(fails)
 }

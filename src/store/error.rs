@@ -14,6 +14,9 @@ pub enum Error {
     /// The database cannot be read or written now; later it may.
     #[error("the database is unavailable: {0}")]
     Unavailable(String),
+    /// The database file itself is damaged, or the disk cannot read it.
+    #[error("the database is damaged ({0}): stop the server and restore it from a backup")]
+    Damaged(String),
     /// A row cannot be understood: it was changed by hand, or its root key is
     /// missing.
     #[error("a stored job cannot be read: {0}")]
@@ -28,8 +31,18 @@ impl Error {
     /// Whether the same call may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unavailable(_) => true,
+            // Once the operator has restored it.
+            Self::Unavailable(_) | Self::Damaged(_) => true,
             Self::Corrupt(_) | Self::Refused(_) => false,
+        }
+    }
+
+    /// What a failed read says of an SQLite file, if anything.
+    pub(super) fn of_file(error: &DbErr) -> Option<Self> {
+        match sqlite_code(error)? {
+            CORRUPT | NOT_A_DATABASE => Some(Self::Damaged(plain(error))),
+            NO_MEMORY | INPUT_OUTPUT | FULL | CANNOT_OPEN | PROTOCOL => Some(Self::Unavailable(plain(error))),
+            _ => None,
         }
     }
 
@@ -52,6 +65,7 @@ impl From<DbErr> for Error {
     fn from(error: DbErr) -> Self {
         match (trouble(&error), &error) {
             (Trouble::Refused, _) => Self::Refused(plain(&error)),
+            (Trouble::Damaged, _) => Self::Damaged(plain(&error)),
             (Trouble::Other, DbErr::Type(_) | DbErr::TryIntoErr { .. } | DbErr::Json(_)) => {
                 Self::Corrupt(plain(&error))
             }
@@ -93,6 +107,12 @@ pub enum OpenError {
         path: PathBuf,
         /// What the system says.
         reason: String,
+    },
+    /// There is no room for it.
+    #[error("{path} cannot be written: the disk is full. Make room on it, or name a file elsewhere in database.url", path = .path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
     },
     /// Another server has the file.
     #[error("{path} is in use by another backjob{by}. SQLite has one server at a time: stop that one, or give this one a file of its own in database.url", path = .path.display(), by = .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
@@ -194,6 +214,7 @@ impl OpenError {
             Some(NOT_A_DATABASE | CORRUPT) => Self::NotADatabase { path, reason },
             Some(READ_ONLY | CANNOT_OPEN | PERMISSION) => Self::NotWritable { path, reason },
             Some(BUSY | LOCKED) => Self::InUse { path, pid: None },
+            Some(FULL) => Self::Full { path },
             Some(_) => Self::Other { path, reason },
             None => {
                 let name = path.display().to_string();
@@ -210,7 +231,11 @@ impl OpenError {
 
     /// What the system said about the file or its folder.
     pub(super) fn from_io(path: &std::path::Path, error: &io::Error) -> Self {
-        Self::NotWritable { path: path.to_owned(), reason: error.to_string() }
+        let path = path.to_owned();
+        match error.kind() {
+            io::ErrorKind::StorageFull => Self::Full { path },
+            _ => Self::NotWritable { path, reason: error.to_string() },
+        }
     }
 }
 
@@ -227,6 +252,8 @@ pub(super) enum Trouble {
     Login,
     /// Rights.
     Forbidden,
+    /// A backup.
+    Damaged,
     /// Something else.
     Other,
 }
@@ -254,6 +281,7 @@ pub(super) fn trouble(error: &DbErr) -> Trouble {
     }
     match error.code().and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff) {
         Some(TOO_BIG | CONSTRAINT | MISMATCH | RANGE) => Trouble::Refused,
+        Some(CORRUPT | NOT_A_DATABASE) => Trouble::Damaged,
         _ => Trouble::Other,
     }
 }
@@ -310,9 +338,13 @@ const ERROR: i32 = 1;
 const PERMISSION: i32 = 3;
 const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
+const NO_MEMORY: i32 = 7;
 const READ_ONLY: i32 = 8;
+const INPUT_OUTPUT: i32 = 10;
 const CORRUPT: i32 = 11;
+const FULL: i32 = 13;
 const CANNOT_OPEN: i32 = 14;
+const PROTOCOL: i32 = 15;
 const TOO_BIG: i32 = 18;
 const CONSTRAINT: i32 = 19;
 const MISMATCH: i32 = 20;

@@ -31,8 +31,12 @@
 //! When the database fails (a full disk, a file that became read-only), each
 //! write is answered with [`Error::Unavailable`] and nothing of it is stored;
 //! [`Store::healthy`] is false until a write, or the probe that an idle writer
-//! makes every second, succeeds. A row that cannot be understood fails the reads
-//! that meet it with [`Error::Corrupt`], and no other.
+//! makes every second, succeeds. The connection that a transaction failed on is
+//! replaced: it may be in no state to begin another. A damaged file is told as
+//! [`Error::Damaged`] and written to no more until a check of all of it finds it
+//! good, so that nothing is acknowledged that a restored backup lacks. A row that
+//! cannot be understood fails the reads that meet it with [`Error::Corrupt`], and no
+//! other.
 
 /// In a simulation the tables are maps, see `model.rs`; else this is nothing.
 macro_rules! simulated {
@@ -53,6 +57,7 @@ mod entity;
 mod error;
 mod existing;
 mod feed;
+mod health;
 mod list;
 #[cfg(test)]
 pub(crate) mod model;
@@ -84,6 +89,7 @@ pub use write::{AttemptRow, Done, Ended, Existing, Merge, New, Outcome, Sealed, 
 
 use crate::{clock::Clock, secret::Keyring, tasks::Tasks};
 use database::Database;
+use health::{Health, Reader};
 use sea_orm::{ConnectionTrait as _, DbBackend};
 use server::Server;
 use std::{fmt, path::Path, sync::Arc};
@@ -119,7 +125,7 @@ pub struct Store {
 }
 
 struct Shared {
-    reader: Database,
+    reader: Reader,
     /// Stands in for `reader` in a simulation.
     #[cfg(test)]
     model: Option<model::Model>,
@@ -128,7 +134,7 @@ struct Shared {
     server: Option<Server>,
     incarnation: [u8; 16],
     queue: mpsc::Sender<Item>,
-    health: watch::Receiver<bool>,
+    health: Arc<Health>,
     closing: CancellationToken,
     /// Fires when the writer has ended.
     closed: CancellationToken,
@@ -176,15 +182,22 @@ impl Store {
         backup::backup(url, to).await
     }
 
-    /// False while the last transaction failed for a reason of the database
-    /// itself, and once the store is closed.
+    /// False while the last read or transaction failed for a reason of the
+    /// database itself, a transaction takes seconds, the file was found damaged,
+    /// and once the store is closed.
     pub fn healthy(&self) -> bool {
-        !self.shared.closed.is_cancelled() && *self.shared.health.borrow()
+        !self.shared.closed.is_cancelled() && self.shared.health.is_good()
     }
 
-    /// Follows whether transactions succeed.
+    /// Follows whether the database can be used.
     pub fn health(&self) -> watch::Receiver<bool> {
-        self.shared.health.clone()
+        self.shared.health.follow()
+    }
+
+    /// Whether a transaction has been under way for seconds: what is handed in now
+    /// waits for a disk that does not answer.
+    pub fn is_stuck(&self) -> bool {
+        self.shared.health.is_stuck()
     }
 
     /// Waits for a place in the queue of writes. A permit that is dropped gives
@@ -210,7 +223,7 @@ impl Store {
         self.shared.server.is_some()
     }
 
-    fn reader(&self) -> &Database {
+    fn reader(&self) -> &Reader {
         &self.shared.reader
     }
 

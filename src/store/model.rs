@@ -12,6 +12,7 @@ use super::{
     batch::Kept,
     database::Database,
     entity::{attempt, job, job_label, job_request, job_text, start_key},
+    health::{Health, Reader},
     read, row,
     write::{AttemptRow, Ended, Rows},
     writer::Writer,
@@ -28,7 +29,7 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use super::entity::{
@@ -476,17 +477,20 @@ impl Store {
         tasks: &Tasks,
     ) -> Self {
         let (queue, receiver) = mpsc::channel(options.queue.max(1));
-        let (health, healthy) = watch::channel(true);
+        let health = Arc::new(Health::new());
         let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
         let model = Model { disk: Arc::clone(disk), fate, closed: closed.clone() };
         let mut writer = Writer {
             db: nowhere(),
+            on_file: false,
+            reader: Reader { db: nowhere(), health: Arc::clone(&health) },
+            worn: false,
             mark: None,
             model: Some(model.clone()),
             kept: Kept::default(),
             queue: receiver,
             batch: options.batch.max(1),
-            health,
+            health: Arc::clone(&health),
             closing: closing.clone(),
             clock: Arc::clone(&clock),
             root: options.keys.current().id(),
@@ -498,14 +502,14 @@ impl Store {
             writer.run().await;
         });
         let shared = Shared {
-            reader: nowhere(),
+            reader: Reader { db: nowhere(), health: Arc::clone(&health) },
             pulse: nowhere(),
             notifier: None,
             server: None,
             incarnation: [0; 16],
             model: Some(model),
             queue,
-            health: healthy,
+            health,
             closing,
             closed,
             keys: options.keys,

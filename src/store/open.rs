@@ -5,6 +5,7 @@ use super::{
     OpenError, Options, Shared, Store,
     batch::Kept,
     database::Database,
+    health::{Health, Reader, quick_check},
     names::Tables,
     roots::{self, RootUse},
     server::{Server, is_server, shown},
@@ -25,11 +26,15 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Connections that read.
 const READERS: u32 = 4;
+
+/// Files up to this many bytes are read to their end at the start, which takes
+/// some milliseconds; damage of larger ones shows when it is met.
+const CHECKED: u64 = 64 << 20;
 
 /// What every SQLite database begins with.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -42,6 +47,7 @@ struct Opened {
     pulse: Database,
     settled: roots::Known,
     /// Of an SQLite file.
+    file: Option<PathBuf>,
     lock: Option<File>,
     mark: Option<Mark>,
     /// How further connections are made, where a server makes them.
@@ -59,26 +65,30 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
     } else {
         open_file(&options, moment).await?
     };
-    let Opened { writer: db, reader, pulse, settled, lock, mark, server } = opened;
+    let Opened { writer: db, reader, pulse, settled, file, lock, mark, server } = opened;
 
     let (queue, receiver) = mpsc::channel(options.queue.max(1));
-    let (health, healthy) = watch::channel(true);
+    let health = Arc::new(Health::new());
+    let reader = Reader { db: reader, health: Arc::clone(&health) };
     let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
     let mut writer = Writer {
         db,
+        on_file: file.is_some(),
+        reader: reader.clone(),
+        worn: false,
         #[cfg(test)]
         model: None,
         kept: Kept::new(lock.is_none()),
         queue: receiver,
         batch: options.batch.max(1),
-        health,
+        health: Arc::clone(&health),
         closing: closing.clone(),
         clock: Arc::clone(&clock),
         root: options.keys.current().id(),
         root_known: settled.known,
         mark,
     };
-    let (ends, others) = (closed.clone().drop_guard(), (reader.clone(), pulse.clone()));
+    let (ends, others) = (closed.clone().drop_guard(), (reader.db.clone(), pulse.clone()));
     tasks.spawn("store writer", async move {
         // Dropped in the opposite order: who waits for the end finds no lock.
         let _ends = ends;
@@ -90,6 +100,16 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
             None => close(&writer.db, &others, in_memory).await,
         }
     });
+    if let Some(file) = file {
+        let (health, closing, closed) = (Arc::clone(&health), closing.clone(), closed.clone());
+        tasks.spawn("store check", async move {
+            tokio::select! {
+                () = health.check(&file) => {}
+                () = closing.cancelled() => {}
+                () = closed.cancelled() => {}
+            }
+        });
+    }
     let shared = Shared {
         notifier: server.as_ref().map(|server| server.connect(1)),
         reader,
@@ -99,7 +119,7 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
         server,
         incarnation,
         queue,
-        health: healthy,
+        health,
         closing,
         closed,
         keys: options.keys,
@@ -144,7 +164,8 @@ async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened,
         }
         None => db.clone(),
     };
-    Ok(Opened { pulse, writer: db, reader, settled, lock, mark: None, server: None })
+    let file = file.map(Path::to_owned);
+    Ok(Opened { pulse, writer: db, reader, settled, file, lock, mark: None, server: None })
 }
 
 /// Connections that write, should one be stuck: one does.
@@ -177,6 +198,7 @@ async fn open_server(
         reader: server.connect(READERS),
         pulse: server.connect(1),
         settled,
+        file: None,
         lock: None,
         mark: Some(mark),
         server: Some(server),
@@ -192,6 +214,10 @@ async fn prepare(
     options: &Options,
     (now, nonce): (i64, [u8; 24]),
 ) -> Result<(Database, roots::Known), OpenError> {
+    if file.is_some_and(|file| fs::metadata(file).is_ok_and(|file| file.len() <= CHECKED)) {
+        let damaged = |reason| OpenError::NotADatabase { path: path.to_owned(), reason };
+        quick_check(db.connection()).await.map_err(damaged)?;
+    }
     schema(db.connection(), path, options).await?;
     let settled = roots::settle(db, path, options, now, nonce).await?;
     let reader = match file {
@@ -282,19 +308,20 @@ pub(super) fn private(options: &mut fs::OpenOptions) -> &mut fs::OpenOptions {
 
 /// What a connection is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Use {
+pub(super) enum Use {
     Write,
     Read,
     /// Small writes beside the writer's; made when it is needed.
     Pulse,
 }
 
-async fn connect(file: Option<&Path>, what_for: Use) -> Result<DatabaseConnection, DbErr> {
+pub(super) async fn connect(file: Option<&Path>, what_for: Use) -> Result<DatabaseConnection, DbErr> {
     let mut options = ConnectOptions::new("sqlite::memory:");
     let connections = if what_for == Use::Read { READERS } else { 1 };
     options
         .max_connections(connections)
-        .min_connections(u32::from(what_for != Use::Pulse))
+        // All from the start: later there may be no descriptors left.
+        .min_connections(if what_for == Use::Pulse { 0 } else { connections })
         .connect_lazy(what_for == Use::Pulse)
         // A database in memory is gone with its connection.
         .idle_timeout(None)

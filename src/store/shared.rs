@@ -99,7 +99,7 @@ impl Writer {
     /// Carries out a transaction beside those of other nodes.
     pub(super) async fn commit_shared(&mut self, rows: &[Rows], mark: Mark) -> Result<Vec<Outcome>, Error> {
         // Where the last one failed, a new connection is no news.
-        let (mut tries, mut connections) = (0, if *self.health.borrow() { 0 } else { CONNECTIONS });
+        let (mut tries, mut connections) = (0, if self.health.is_good() { 0 } else { CONNECTIONS });
         loop {
             tries += 1;
             let last = self.mark.map_or(mark.number, |mark| mark.number);

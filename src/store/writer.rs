@@ -14,22 +14,26 @@ use super::{
     batch::{Kept, Written},
     commit::commit,
     database::Database,
+    health::{Health, Reader},
     shared::{self, Mark},
     write::{Done, Outcome, Rows},
 };
 use crate::{clock::Clock, job::JobId, secret::RootId};
-use sea_orm::ConnectionTrait as _;
+use sea_orm::{ConnectionTrait as _, DbErr, RuntimeErr};
 use std::{
     collections::{HashSet, VecDeque},
+    future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// How often an idle writer tries whether a database that failed is back.
 pub(super) const PROBE: Duration = Duration::from_secs(1);
+/// A transaction that takes longer than this is told as a fault.
+const STUCK: Duration = Duration::from_secs(5);
 
 /// A write on its way.
 pub(super) struct Item {
@@ -48,14 +52,19 @@ pub(super) struct Writer {
     pub db: Database,
     /// That connection, while nobody else needs it.
     pub kept: Kept,
+    /// Whether `db` is an SQLite file.
+    pub on_file: bool,
+    /// For the probe.
+    pub reader: Reader,
+    /// A transaction failed on `db`, which is opened again before the next one.
+    pub worn: bool,
     /// Stands in for `db` in a simulation.
     #[cfg(test)]
     pub model: Option<super::model::Model>,
     pub queue: mpsc::Receiver<Item>,
     /// Most writes in a transaction.
     pub batch: usize,
-    /// Whether the last transaction succeeded.
-    pub health: watch::Sender<bool>,
+    pub health: Arc<Health>,
     /// Fires when nothing more is taken.
     pub closing: CancellationToken,
     pub clock: Arc<dyn Clock>,
@@ -91,7 +100,7 @@ impl Writer {
             self.queue.close();
         }
         while taken.is_empty() {
-            let healthy = *self.health.borrow();
+            let healthy = self.health.is_good();
             let closing = self.closing.clone();
             tokio::select! {
                 biased;
@@ -163,8 +172,16 @@ impl Writer {
             self.heal(result.as_ref().err());
             return result;
         }
+        if let Some(damage) = self.health.damage() {
+            return Err(damage);
+        }
+        if let Err(error) = self.renew().await {
+            self.heal(Some(&error));
+            return Err(error);
+        }
         if self.root_known {
-            match self.kept.write(&self.db, rows).await {
+            let written = watched(&self.health, self.kept.write(&self.db, rows)).await;
+            match written {
                 Some(Written::All) => {
                     self.heal(None);
                     return Ok(vec![Outcome::Done; rows.len()]);
@@ -179,7 +196,7 @@ impl Writer {
         }
         self.kept.release();
         let root = (!self.root_known).then(|| (self.root, self.clock.wall()));
-        let result = commit(&self.db, rows, root, None).await.map_err(Error::from);
+        let result = watched(&self.health, commit(&self.db, rows, root, None)).await.map_err(Error::from);
         if result.is_ok() {
             let made = |(rows, outcome): (&Rows, &Outcome)| {
                 matches!(rows, Rows::Insert { .. }) && *outcome == Outcome::Done
@@ -190,27 +207,66 @@ impl Writer {
         result
     }
 
-    /// A write that changes nothing but reaches the disk.
+    /// A write that changes nothing but reaches the disk, and a read.
     async fn probe(&mut self) {
         #[cfg(test)]
         if let Some(model) = &self.model {
-            return self.heal(model.probe().await.err().as_ref());
+            let error = model.probe().await.err();
+            return self.heal(error.as_ref());
         }
         self.kept.release();
-        let result = match self.mark {
-            Some(mark) => shared::probe(&self.db, mark).await,
-            None => self.db.execute_unprepared("PRAGMA user_version = 0").await.map(drop),
+        if self.health.damage().is_some() {
+            return; // the check of the file finds out
+        }
+        let result = match (self.mark, self.renew().await) {
+            (Some(mark), _) => shared::probe(&self.db, mark).await.map_err(Error::from),
+            (None, Ok(())) => {
+                let probe = self.db.execute_unprepared("PRAGMA user_version = 0");
+                watched(&self.health, probe).await.map(drop).map_err(Error::from)
+            }
+            (None, Err(error)) => Err(error),
         };
-        self.heal(result.map_err(Error::from).err().as_ref());
+        self.heal(result.err().as_ref());
+        if self.on_file {
+            // What comes of it is noted by the reader.
+            let _ = self.reader.execute_unprepared("SELECT count(*) FROM sqlite_master").await;
+        }
     }
 
-    pub(super) fn heal(&self, error: Option<&Error>) {
-        let healthy = !error.is_some_and(Error::is_transient);
-        let changed = self.health.send_if_modified(|was| std::mem::replace(was, healthy) != healthy);
-        match error {
-            Some(error) if changed => tracing::error!(%error, "the database fails"),
-            None if changed => tracing::info!("the database is back"),
-            _ => {}
+    /// Closes the connection to a file if a transaction failed on it; the pool opens
+    /// another.
+    ///
+    /// SQLite rolls back by itself where a commit meets a full disk or a fault of
+    /// it. The driver, which counts how deep it is in transactions, does not learn
+    /// of that: what it begins next is a savepoint, and one within another, the end
+    /// of which is no commit. So nothing may be acknowledged on such a connection.
+    async fn renew(&mut self) -> Result<(), Error> {
+        if !self.worn || !self.on_file {
+            return Ok(());
+        }
+        self.kept.release();
+        let worn = self.db.connection().get_sqlite_connection_pool().acquire().await;
+        let fails = |error: sqlx::Error| DbErr::Conn(RuntimeErr::SqlxError(error.into()));
+        // What it held is rolled back already, or is with it.
+        let _ = worn.map_err(fails)?.close().await;
+        self.worn = false;
+        Ok(())
+    }
+
+    pub(super) fn heal(&mut self, error: Option<&Error>) {
+        self.worn |= error.is_some();
+        self.health.wrote(error);
+    }
+}
+
+/// Says so if it takes long, and waits on.
+async fn watched<T>(health: &Health, transaction: impl Future<Output = T>) -> T {
+    tokio::pin!(transaction);
+    match tokio::time::timeout(STUCK, &mut transaction).await {
+        Ok(done) => done,
+        Err(_) => {
+            health.stuck(STUCK.as_secs());
+            transaction.await
         }
     }
 }

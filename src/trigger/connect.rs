@@ -17,9 +17,12 @@ use tokio::net::UnixStream;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_rustls::client::TlsStream;
+
+/// Between two tries while no descriptor is free.
+const FULL: Duration = Duration::from_millis(50);
 
 /// Addresses that a message names, at most.
 const NAMED: usize = 4;
@@ -69,7 +72,7 @@ async fn first_of(target: &Target, found: Vec<SocketAddr>, limit: Duration) -> R
         found.into_iter().partition(|address| target.permits(address.ip()));
     let mut failures = Vec::new();
     for address in may {
-        match timeout(limit, dial(target, address))
+        match timeout(limit, patiently(target, address))
             .await
             .unwrap_or_else(|_| timed_out().map_err(Dial::Failed))
         {
@@ -112,6 +115,25 @@ enum Dial {
     Failed(io::Error),
     /// The connection led where none may be made.
     Elsewhere(SocketAddr),
+}
+
+/// Dials, and waits for a descriptor where there is none: that is a fault of this
+/// process, not of the target, and passes.
+async fn patiently(target: &Target, address: SocketAddr) -> Result<Stream, Dial> {
+    const PER_PROCESS: i32 = 24; // EMFILE
+    const IN_ALL: i32 = 23; // ENFILE
+    let mut told = false;
+    loop {
+        match dial(target, address).await {
+            Err(Dial::Failed(error)) if matches!(error.raw_os_error(), Some(PER_PROCESS | IN_ALL)) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "a trigger waits for a free descriptor");
+                }
+                sleep(FULL).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 async fn dial(target: &Target, address: SocketAddr) -> Result<Stream, Dial> {

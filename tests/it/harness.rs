@@ -617,6 +617,7 @@ pub struct Process {
     child: tokio::process::Child,
     address: SocketAddr,
     clients: Clients,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl std::ops::Deref for Process {
@@ -630,22 +631,52 @@ impl std::ops::Deref for Process {
 impl Process {
     /// Runs `backjob serve` and waits until it says where it listens.
     pub async fn start(setup: &Setup) -> Self {
-        let mut child = setup.command("serve").kill_on_drop(true).spawn().expect("the program");
+        Self::run(setup.command("serve")).await
+    }
+
+    /// The same, as `command` runs it.
+    pub async fn run(mut command: tokio::process::Command) -> Self {
+        let mut child = command.kill_on_drop(true).spawn().expect("the program");
         let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&log);
         let address = soon("the server to listen", async {
-            let mut seen = Vec::new();
             while let Some(line) = lines.next_line().await.expect("text") {
-                if let Some((_, address)) = line.split_once("serving address=") {
-                    return address.trim().parse().expect("an address");
+                let address =
+                    line.split_once("serving address=").map(|(_, address)| address.trim().to_owned());
+                seen.lock().expect("no panic").push(line);
+                if let Some(address) = address {
+                    return address.parse().expect("an address");
                 }
-                seen.push(line);
             }
-            panic!("the server ended: {seen:#?}");
+            panic!("the server ended: {:#?}", seen.lock().expect("no panic"));
         });
         let address = address.await;
-        // Nobody reads on, and the pipe must not fill.
-        spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { child, address, clients: Clients::new(address) }
+        let seen = Arc::clone(&log);
+        spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                seen.lock().expect("no panic").push(line);
+            }
+        });
+        Self { child, address, clients: Clients::new(address), log }
+    }
+
+    pub fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    /// What it has said so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().expect("no panic").clone()
+    }
+
+    /// Time of the processor that it has used.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).expect("it runs");
+        let (_, fields) = stat.rsplit_once(')').expect("a name");
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let ticks = |place: usize| fields[place].parse::<u64>().expect("a number");
+        Duration::from_millis((ticks(11) + ticks(12)) * 10) // a hundred ticks a second
     }
 
     pub fn address(&self) -> SocketAddr {

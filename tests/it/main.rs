@@ -16,6 +16,7 @@ mod docs;
 mod ends;
 mod errors;
 mod explain;
+mod faults;
 mod fuzz;
 mod greedy;
 mod harness;

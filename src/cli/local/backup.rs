@@ -26,7 +26,9 @@ impl Backup {
     pub fn run(self) -> Result<ExitCode, Fault> {
         let config = self.settings.load()?;
         super::runtime(1)?.block_on(Store::backup(&config.database.url, &self.file)).map_err(Fault::new)?;
-        println!("copied to {}; the key file is not in it", self.file.display());
+        let key =
+            config.key_path().map_or_else(|| "BACKJOB_KEY".to_owned(), |path| path.display().to_string());
+        println!("copied to {}; keep the root key too, apart from it: {key}", self.file.display());
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -138,6 +138,7 @@ fn kind(result: Result<Outcome, Error>) -> Result<Outcome, &'static str> {
         Error::Refused(_) => "refused",
         Error::Unavailable(_) => "unavailable",
         Error::Corrupt(_) => "corrupt",
+        Error::Damaged(_) => "damaged",
     })
 }
 

@@ -1,0 +1,106 @@
+//! No descriptor is left.
+
+use super::*;
+use backjob::proto::v1::JobState;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use std::{io::Read as _, net::TcpStream, time::Duration};
+
+fn limit(server: &Process, most: u64) {
+    let pid = Pid::from_raw(i32::try_from(server.id()).expect("small")).expect("a process");
+    let new = Rlimit { current: Some(most), maximum: Some(4_096) };
+    prlimit(Some(pid), Resource::Nofile, new).expect("set");
+}
+
+/// The number that its next file would get.
+fn next_file(server: &Process) -> u64 {
+    let open = |file: &u64| fs::symlink_metadata(format!("/proc/{}/fd/{file}", server.id())).is_ok();
+    (0..4_096).find(|file| !open(file)).expect("there is one")
+}
+
+/// Whether the other side has closed it.
+fn is_closed(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("set");
+    !matches!((&mut &*stream).read(&mut [0; 64]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+#[tokio::test]
+async fn connections_leave_descriptors_for_the_work() {
+    let application = Application::new().await;
+    let setup = Setup::new(application.address).with("targets.default.max_in_flight", "4");
+    let mut command = tokio::process::Command::new("sh");
+    let serve = setup.command("serve");
+    let serve = serve.as_std();
+    command.args(["-c", "ulimit -n 120; exec \"$0\" \"$@\""]).arg(serve.get_program()).args(serve.get_args());
+    command.current_dir(setup.folder.path()).stdin(std::process::Stdio::null());
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let server = Process::run(command).await;
+    assert!(server.log().iter().any(|line| line.contains("the limit of open files")), "{:#?}", server.log());
+    let first = server.start(start("/first")).await; // its client has a connection now
+    application.hit().await.ok();
+    server.end(&first.id).await;
+
+    let crowd: Vec<TcpStream> =
+        (0..200).map(|_| TcpStream::connect(server.address()).expect("connected")).collect();
+    poll("some to be turned away", async || {
+        let open = crowd.iter().filter(|stream| !is_closed(stream)).count();
+        if open <= 60 { Ok(()) } else { Err(format!("{open} of 200 are open")) }
+    })
+    .await;
+    assert!(server.log().iter().any(|line| line.contains("turned away")), "{:#?}", server.log());
+    // Whoever is in is served, and jobs run.
+    for n in 0..8 {
+        let job = server.start(start(&format!("/{n}"))).await;
+        let mut hit = application.hit().await;
+        server.report(&hit.token(), progress(50)).await.expect("taken");
+        hit.ok();
+        assert_eq!(server.end(&job.id).await.state(), JobState::Succeeded);
+    }
+    assert!(serving(&server).await);
+    drop(crowd);
+    poll("a newcomer to be served", async || {
+        let newcomer = Clients::new(server.address());
+        newcomer.get_raw(&first.id).await.map(drop).map_err(|status| status.to_string())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_descriptors_newcomers_and_triggers_wait_and_others_are_served() {
+    let application = Application::new().await;
+    let server = Process::start(&Setup::new(application.address)).await;
+    let first = server.start(start("/first")).await;
+    let mut hit = application.hit().await;
+    server.report(&hit.token(), progress(10)).await.expect("taken");
+
+    limit(&server, next_file(&server));
+    let newcomer = Clients::new(server.address());
+    let asked = spawn(async move { newcomer.get_raw(&first.id).await });
+    poll("the server to notice", async || {
+        let said = server.log().iter().any(|line| line.contains("no connection can be taken now"));
+        if said { Ok(()) } else { Err(format!("{:#?}", server.log())) }
+    })
+    .await;
+    // Who is connected is served: reports, Starts, reads.
+    server.report(&hit.token(), progress(20)).await.expect("taken");
+    let second = server.start(start("/second")).await;
+    poll("its trigger to wait", async || {
+        let said = server.log().iter().any(|line| line.contains("a trigger waits for a free descriptor"));
+        if said { Ok(()) } else { Err(format!("{:#?}", server.log())) }
+    })
+    .await;
+    assert_eq!(server.get(&second.id).await.state(), JobState::Running);
+    assert!(serving(&server).await, "the database is there, and those who are in are served");
+    let used = server.cpu();
+    let idle = Duration::from_secs(1);
+    tokio::time::sleep(idle).await; // how much it works, with nothing that it could do
+    let used = (server.cpu() - used).as_secs_f64();
+    assert!(used < 0.4, "{used:.2} s of the processor in a second");
+
+    limit(&server, 4_096);
+    soon("the newcomer", asked).await.expect("no panic").expect("served");
+    let mut second_hit = application.hit().await;
+    assert_eq!(second_hit.header("backjob-job-id"), second.id);
+    second_hit.ok();
+    assert_eq!(server.end(&second.id).await.state(), JobState::Succeeded);
+    hit.ok();
+}

@@ -1,0 +1,266 @@
+//! A disk that takes no more, gives nothing back, or is slow.
+
+use super::*;
+use backjob::proto::v1::JobState;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What a machine that does nothing but wait takes of a core, generously.
+const IDLE: f64 = 0.4;
+
+/// A server that is hit by a fault in the middle of its work. `begin` and `end` it;
+/// `cause` is what the log must say.
+async fn lives_through(
+    shim: &Shim,
+    setup: &Setup,
+    application: &Application,
+    cause: &str,
+    begin: impl Fn(),
+    end: impl Fn(),
+) {
+    let server = shim.serve(setup).await;
+    // One runs, in the only slot, and others wait.
+    let running = server.start(start("/running")).await;
+    let mut hit = application.hit().await;
+    server.report(&hit.token(), progress(10)).await.expect("taken");
+    let waiting = server.start(start("/waiting")).await;
+    let later = v1::StartRequest { start_after: Some(seconds(3_600)), ..start("/cancelled") };
+    let cancelled = server.start(later).await;
+    let mut frames = server.watch_one(&running.id).await;
+    frames.synced().await;
+    assert!(serving(&server).await);
+
+    begin();
+    let raw = v1::RawBody { content_type: "text/plain".into(), data: vec![b'x'; 64 << 10].into() };
+    let large = v1::StartRequest {
+        action: Some(v1::Action { raw: Some(raw), ..action("/large") }),
+        ..start("/large")
+    };
+    let mut taken = start_until_refused(&server, large).await;
+    until_serving(&server, false).await;
+    unavailable(&server.cancel(&cancelled.id).await.expect_err("refused"));
+    // Progress goes on in memory, and is seen.
+    server.report(&hit.token(), progress(50)).await.expect("taken");
+    while frames.job().await.progress != 50 {}
+    // An end is not acknowledged before it is stored, nor shown.
+    let last = v1::ReportRequest { sequence: Some(9), ..finish() };
+    unavailable(&server.report(&hit.token(), last.clone()).await.expect_err("refused"));
+    unavailable(&server.report(&hit.token(), last.clone()).await.expect_err("still refused"));
+    assert_eq!(server.get(&running.id).await.state(), JobState::Running);
+    // It neither spins nor floods its log, for as long as it lasts.
+    let (lines, began, used) = (server.log().len(), Instant::now(), server.cpu());
+    while began.elapsed() < Duration::from_secs(2) {
+        assert!(!serving(&server).await);
+        server.start_raw(start("/refused")).await.expect_err("refused");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let used = (server.cpu() - used).as_secs_f64() / began.elapsed().as_secs_f64();
+    assert!(used < IDLE, "{used:.2} of a core while nothing can be done");
+    let said = server.log()[lines..].to_vec();
+    assert!(said.len() < 20, "{said:#?}");
+    assert!(
+        server.log().iter().any(|line| line.contains("ERROR") && line.contains(cause)),
+        "{:#?}",
+        server.log()
+    );
+
+    end();
+    until_serving(&server, true).await;
+    assert!(server.log().iter().any(|line| line.contains("the database is back")));
+    // The end that could not be stored is, without being asked again; who asks is told.
+    server.report(&hit.token(), last).await.expect("acknowledged now");
+    assert_eq!(frames_end(&mut frames).await, JobState::Succeeded);
+    hit.ok();
+    // The slot is free, and what waited runs.
+    let mut hit = application.hit().await;
+    assert_eq!(hit.header("backjob-job-id"), waiting.id);
+    hit.ok();
+    assert_eq!(server.end(&waiting.id).await.state(), JobState::Succeeded);
+    taken.push(server.start(start("/after")).await.id);
+    server.cancel(&cancelled.id).await.expect("cancelled");
+
+    // All of it is on the disk.
+    server.kill().await;
+    let server = Process::start(setup).await;
+    for id in [running.id, waiting.id] {
+        assert_eq!(server.get(&id).await.state(), JobState::Succeeded);
+    }
+    assert_eq!(server.get(&cancelled.id).await.state(), JobState::Cancelled);
+    for id in &taken {
+        server.get(id).await;
+    }
+    server.kill().await;
+}
+
+async fn frames_end(frames: &mut Frames) -> JobState {
+    loop {
+        let job = frames.job().await;
+        if is_final(&job) {
+            return job.state();
+        }
+    }
+}
+
+fn setup(application: &Application) -> Setup {
+    Setup::new(application.address)
+        .with("targets.default.max_in_flight", "1")
+        .with("jobs.flush_interval", "50ms")
+}
+
+async fn lives_through_order(order: Order, value: i32, cause: &str) {
+    let application = Application::new().await;
+    let setup = setup(&application);
+    let shim = Shim::new(&setup);
+    let (begin, end) = (|| shim.tell(order, value), || shim.tell(order, 0));
+    lives_through(&shim, &setup, &application, cause, begin, end).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_loses_nothing_and_passes_by_itself() {
+    if !on_a_file("the faults are those of a file") {
+        return;
+    }
+    lives_through_order(Order::WriteErrno, ENOSPC, "database or disk is full").await;
+}
+
+#[tokio::test]
+async fn a_disk_that_becomes_read_only_loses_nothing_and_passes_by_itself() {
+    if !on_a_file("the faults are those of a file") {
+        return;
+    }
+    lives_through_order(Order::WriteErrno, EROFS, "the database fails").await;
+}
+
+#[tokio::test]
+async fn writes_that_fail_lose_nothing_and_pass_by_themselves() {
+    if !on_a_file("the faults are those of a file") {
+        return;
+    }
+    lives_through_order(Order::WriteErrno, EIO, "disk I/O error").await;
+}
+
+#[tokio::test]
+async fn syncs_that_fail_lose_nothing_and_pass_by_themselves() {
+    if !on_a_file("the faults are those of a file") {
+        return;
+    }
+    lives_through_order(Order::SyncErrno, EIO, "disk I/O error").await;
+}
+
+#[tokio::test]
+async fn a_small_disk_that_runs_full_loses_nothing_and_serves_when_there_is_room() {
+    if !on_a_file("the faults are those of a file") {
+        return;
+    }
+    let Some(disk) = mount::Small::new("1500k") else { return };
+    let application = Application::new().await;
+    let url = format!("sqlite://{}", disk.file("backjob.db").display());
+    let setup = setup(&application).with("database.url", &url);
+    let key = setup.file("backjob.key");
+    let setup = setup.with("key_file", &key.display().to_string());
+    let shim = Shim::new(&setup); // with no orders
+    let filler = disk.file("filler");
+    let begin = || mount::fill(&filler);
+    let end = || fs::remove_file(&filler).expect("there");
+    lives_through(&shim, &setup, &application, "full", begin, end).await;
+}
+
+#[tokio::test]
+async fn reads_that_fail_are_told_and_pass_by_themselves() {
+    if !on_a_file("the faults are those of a file") {
+        return;
+    }
+    let application = Application::new().await;
+    let setup = setup(&application);
+    let shim = Shim::new(&setup);
+    let server = shim.serve(&setup).await;
+    let job = server.start(start("/a")).await;
+    application.hit().await.ok();
+    server.end(&job.id).await;
+    let running = server.start(start("/b")).await;
+    let mut hit = application.hit().await;
+    server.report(&hit.token(), progress(30)).await.expect("taken");
+    stored(&setup, |progress| progress == 30).await;
+    let waiting = server.start(start("/c")).await;
+    server.kill().await;
+    let server = shim.serve(&setup).await; // which remembers no page of the file
+
+    shim.tell(Order::ReadErrno, EIO);
+    poll("a read to fail", async || match server.get_raw(&job.id).await {
+        Ok(_) => Err("it did not".into()),
+        Err(status) => {
+            unavailable(&status);
+            Ok(())
+        }
+    })
+    .await;
+    until_serving(&server, false).await;
+    assert!(
+        server.log().iter().any(|line| line.contains("ERROR") && line.contains("database")),
+        "{:#?}",
+        server.log()
+    );
+    shim.tell(Order::ReadErrno, 0);
+    until_serving(&server, true).await;
+    assert_eq!(server.get(&job.id).await.state(), JobState::Succeeded);
+    // What was adopted goes on; what waited runs, although it had to be read.
+    server.report(&hit.token(), finish()).await.expect("taken");
+    hit.ok();
+    assert_eq!(server.end(&running.id).await.state(), JobState::Succeeded);
+    application.hit().await.ok();
+    assert_eq!(server.end(&waiting.id).await.state(), JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn a_slow_disk_is_shared_by_all_who_wait_for_it() {
+    if !on_a_file("the faults are those of a file") {
+        return;
+    }
+    let application = Application::new().await;
+    let setup = setup(&application);
+    let shim = Shim::new(&setup);
+    let server = shim.serve(&setup).await;
+    shim.tell(Order::SyncDelay, 300);
+    let began = Instant::now();
+    let starts: Vec<_> = (0..64)
+        .map(|n| {
+            let clients = server.clients().clone();
+            spawn(async move { clients.start(start(&format!("/{n}"))).await })
+        })
+        .collect();
+    for started in starts {
+        started.await.expect("no panic");
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(8), "64 Starts took {took:?}: one by one they would take 19 s");
+    assert!(serving(&server).await, "slow is not away");
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_answer_is_told_and_what_waited_for_it_is_kept() {
+    if !on_a_file("the faults are those of a file") {
+        return;
+    }
+    let application = Application::new().await;
+    let setup = setup(&application);
+    let shim = Shim::new(&setup);
+    let server = shim.serve(&setup).await;
+    let before = server.start(start("/before")).await;
+    let mut hit = application.hit().await;
+
+    shim.tell(Order::Hang, 1);
+    let clients = server.clients().clone();
+    let hung = spawn(async move { clients.start_raw(start("/hung")).await });
+    until_serving(&server, false).await;
+    assert!(server.log().iter().any(|line| line.contains("the disk does not answer")), "{:#?}", server.log());
+    // Who comes now is refused at once, instead of waiting too; reads and reports are served.
+    unavailable(&server.refused(start("/refused")).await);
+    server.report(&hit.token(), progress(30)).await.expect("taken");
+    assert_eq!(server.get(&before.id).await.progress, 30);
+
+    shim.tell(Order::Hang, 0);
+    until_serving(&server, true).await;
+    let started = soon("the Start that hung", hung).await.expect("no panic").expect("acknowledged");
+    hit.ok();
+    assert_eq!(application.hit().await.header("backjob-job-id"), started.job.expect("a job").id);
+}
