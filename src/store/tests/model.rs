@@ -27,7 +27,8 @@ impl Writes {
         let now = at(NOW + self.time);
         match kind % 8 {
             0..=2 => {
-                let merge = (detail % 3 > 0).then(|| Merge { key: [detail % 4; 32], join: detail % 3 == 1 });
+                let merge =
+                    (detail % 3 > 0).then_some(Merge { key: [detail % 4; 32], join: detail % 3 == 1 });
                 let start_key = (detail % 2 == 0).then(|| StartKey {
                     caller: format!("caller {}", detail % 2),
                     key: [detail % 5; 32],
