@@ -149,7 +149,8 @@ impl Known {
 
 /// Checks a file through a connection that remembers nothing of it.
 async fn is_good(file: &Path) -> Result<(), String> {
-    let db = open::connect(Some(file), open::Use::Read).await.map_err(|error| Error::from(error).to_string())?;
+    let db =
+        open::connect(Some(file), open::Use::Read).await.map_err(|error| Error::from(error).to_string())?;
     let good = quick_check(&db).await;
     let _ = db.close().await; // only read from
     good

@@ -109,7 +109,8 @@ pub fn verdict(samples: &[Sample]) -> String {
         return "too short for a verdict on growth".to_owned();
     }
     let mib = 1_048_576.0;
-    let figures: [(&str, &dyn Fn(&Sample) -> f64); 6] = [
+    type Figure<'a> = (&'a str, &'a dyn Fn(&Sample) -> f64);
+    let figures: [Figure<'_>; 6] = [
         ("own memory, MiB", &|sample| sample.own as f64 / 1024.0),
         ("resident, MiB", &|sample| sample.resident as f64 / 1024.0),
         ("descriptors", &|sample| sample.files as f64),
