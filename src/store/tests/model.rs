@@ -41,7 +41,8 @@ impl Writes {
                     spec.labels = BTreeMap::from([("team".into(), format!("{}", detail % 2))]);
                     Arc::make_mut(&mut spec.rules).expire_at = (detail % 5 == 0).then_some(NOW + 900);
                 });
-                self.known.insert(n, record.clone());
+                // Another of an id that is there is refused: what is known stays true.
+                self.known.entry(n).or_insert_with(|| record.clone());
                 Write::Insert(Box::new(New { record, payload: payload(), merge, start_key }))
             }
             3..=6 => {
