@@ -31,9 +31,12 @@ impl Map {
         lock(&self.0).insert(live.id, Arc::clone(live));
     }
 
-    /// Forgets this attempt, not one that came after it.
-    fn remove(&self, live: &Arc<Live>) {
+    /// Forgets this attempt, not one that came after it. `recent` forgets it under the
+    /// same lock: who finds it here no more must not be shown what it was while it ran,
+    /// and what somebody who found it here keeps of it comes too late.
+    fn remove(&self, live: &Arc<Live>, recent: &super::recent::Recent) {
         let mut map = lock(&self.0);
+        recent.forget(live.id);
         if map.get(&live.id).is_some_and(|there| Arc::ptr_eq(there, live)) {
             map.remove(&live.id);
         }
@@ -386,14 +389,13 @@ impl Engine {
         if !running {
             // Out of the map before anybody is shown that it ended: a reader
             // then finds the row.
-            self.live.remove(live);
+            self.live.remove(live, &self.recent);
             inner.slot = None;
             inner.dirty = false;
             inner.text_dirty = false;
         }
         let revision = inner.job.revision;
         inner.saved(self, live, Some(revision));
-        self.recent.forget(live.id);
         if inner.job.state_name().is_final() {
             let shown = Arc::new(crate::watch::Frame::new(live.record(inner.job.clone())));
             self.recent.put(&shown);
@@ -468,8 +470,7 @@ impl Engine {
                 }
                 Ok(_) => {
                     tracing::error!(job = %live.id, "the job was changed or deleted in the tables by another hand");
-                    engine.live.remove(&live);
-                    engine.recent.forget(live.id);
+                    engine.live.remove(&live, &engine.recent);
                     let mut inner = lock(&live.inner);
                     inner.failing = true;
                     inner.slot = None;

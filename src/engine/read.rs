@@ -81,21 +81,23 @@ impl Engine {
     /// # Errors
     /// Not found, unavailable.
     pub async fn get(&self, id: JobId) -> Result<Shown, Error> {
-        let recent = self.recent.get(id);
+        let before = self.recent.before_read();
         if let Some(live) = self.live.get(id) {
+            let recent = self.recent.get(id);
             return Ok(match recent.filter(|shown| shown.subject.job.revision == live.shown_revision()) {
                 Some(shown) => shown,
                 None => {
                     let shown = Arc::new(Frame::new(live.snapshot(true)));
-                    self.recent.put(&shown);
+                    self.recent.put_read(&shown, before);
                     shown
                 }
             });
         }
-        if let Some(shown) = recent {
+        // Only now: what was kept of a job that ran here is forgotten before the job
+        // is no longer among those that run.
+        if let Some(shown) = self.recent.get(id) {
             return Ok(shown);
         }
-        let before = self.recent.before_read();
         let record = self.store.records(&[id], true).await?.into_iter().next().ok_or(Error::NotFound(id))?;
         let shown = Arc::new(Frame::new(record));
         if !matches!(shown.subject.job.state, State::Running(_)) {

@@ -1,7 +1,9 @@
 //! States of jobs that callers were shown lately, each encoded once for all who
 //! ask: a read of the tables costs more than everything else of a GetStatus.
 //!
-//! What runs here is known in memory anyway and only its encoding is kept. Of all
+//! Of what runs here, which is known in memory anyway, the encoding is kept, and
+//! compared by its revision; it is forgotten before the job is no longer among those
+//! that run. Of all
 //! other jobs a state is good until the writer has changed the row; each such change
 //! calls [`Recent::forget`] before anybody is told of it. A state that was read from
 //! the tables while such a change was on its way is not kept.
