@@ -10,7 +10,6 @@ use super::{Engine, Error, TargetSettings, live::Live, lock};
 use crate::{
     job::{Event, JobId, Payload, Record, State},
     store::{AttemptRow, Outcome, Update, Write},
-    watch::Frame,
 };
 use std::{
     collections::{BTreeMap, HashSet},
@@ -217,7 +216,9 @@ impl Engine {
     pub(super) async fn run_dispatcher(self: Arc<Self>) {
         let (mut failed, mut again) = (false, None);
         loop {
-            if !self.is_draining() {
+            if self.is_draining() {
+                again = None; // nothing is claimed any more, whatever the rate allows
+            } else {
                 match self.dispatch().await {
                     Ok(at) => (failed, again) = (false, at),
                     Err(error) => {
@@ -253,11 +254,19 @@ impl Engine {
             if next.is_empty() || self.is_draining() {
                 return Ok(again);
             }
+            // All of them, whatever fails: a hint that was taken is nowhere else.
+            let mut failed = None;
             for next in next {
-                match next {
-                    Next::Claim(hint, slot) => self.claim(*hint, slot).await?,
-                    Next::Read(target) => self.read_queue(&target).await?,
+                let done = match next {
+                    Next::Claim(hint, slot) => self.claim(*hint, slot).await,
+                    Next::Read(target) => self.read_queue(&target).await,
+                };
+                if let Err(error) = done {
+                    failed.get_or_insert(error);
                 }
+            }
+            if let Some(error) = failed {
+                return Err(error);
             }
         }
     }
@@ -295,11 +304,14 @@ impl Engine {
         let (id, target) = (record.id, record.spec.target.clone());
         let now = self.clock.now();
         let from = record.job.revision;
-        if record.job.apply(Event::Claim, now).is_err() {
-            self.dispatcher.claimed(&target, id); // not due yet, or over: the schedule has it
+        let claimed = record.job.apply(Event::Claim, now).is_ok();
+        if !claimed || !matches!(record.job.state, State::Running(_)) {
+            // Not due yet, or its time is over: that is for the schedule.
+            self.dispatcher.claimed(&target, id);
+            self.schedule.wake_at(now.wall);
             return Ok(());
         }
-        let row = matches!(record.job.state, State::Running(_)).then(|| AttemptRow {
+        let row = AttemptRow {
             attempt: record.job.attempt,
             node: self.settings.node.clone(),
             claimed_at: now.wall,
@@ -310,24 +322,23 @@ impl Engine {
             http_status: None,
             failure: None,
             ended_by: None,
-        });
+        };
         let permit = match self.store.reserve().await {
             Ok(permit) => permit,
             Err(_) => return Err(Error::Draining),
         };
-        let update = Update { from, record: record.clone(), text: false, attempt: row.clone() };
+        let update = Update { from, record: record.clone(), text: false, attempt: Some(row.clone()) };
         let engine = Arc::clone(self);
         permit.write(
             Write::Update(Box::new(update)),
             Box::new(move |result| {
                 engine.dispatcher.claimed(&target, id);
                 engine.recent.forget(id);
-                match (result, row) {
-                    (Ok(Outcome::Done), Some(row)) => engine.begin_attempt(record, row, payload, slot),
-                    (Ok(Outcome::Done), None) => engine.given_up(record),
+                match result {
+                    Ok(Outcome::Done) => engine.begin_attempt(record, row, payload, slot),
                     // Cancelled meanwhile, or joined: the tables know.
-                    (Ok(Outcome::Lost | Outcome::Existing(_)), _) => engine.dispatcher.forget(),
-                    (Err(error), _) => {
+                    Ok(Outcome::Lost | Outcome::Existing(_)) => engine.dispatcher.forget(),
+                    Err(error) => {
                         tracing::warn!(job = %id, %error, "a claim failed and is tried again");
                         engine.dispatcher.forget();
                     }
@@ -336,14 +347,6 @@ impl Engine {
             }),
         );
         Ok(())
-    }
-
-    /// On the writer's side: the job waited too long.
-    fn given_up(&self, record: Record) {
-        self.one_less_waits();
-        if self.hub.is_watched(record.id) {
-            self.hub.publish(&Arc::new(Frame::new(record)));
-        }
     }
 
     /// On the writer's side: the claim is durable.

@@ -86,6 +86,8 @@ pub(super) struct Inner {
     pub(super) job: Job,
     /// What callers are shown while a commit is under way.
     before: Option<Box<Job>>,
+    /// Starts that joined since then.
+    joining: u32,
     /// The revision in the table.
     stored: Revision,
     /// An update is in the writer's queue.
@@ -125,6 +127,7 @@ impl Live {
             inner: Mutex::new(Inner {
                 job,
                 before: None,
+                joining: 0,
                 stored,
                 saving: false,
                 failing: false,
@@ -155,13 +158,15 @@ impl Live {
 
     /// A later Start joined it, and the tables have that.
     pub(super) fn joined(self: &Arc<Self>, engine: &Arc<Engine>) {
-        self.merged.fetch_add(1, Ordering::Relaxed);
         let mut inner = lock(&self.inner);
-        // While a commit is under way nothing else may change the job: what is
-        // published after it shows the number too.
-        if !inner.committing() {
-            let _ = inner.apply(engine, self, Event::Joined); // a job that ended meanwhile is as it is
+        if inner.committing() {
+            // Nothing else may change the job now: what is shown after the commit
+            // shows the number too, and what is shown before it does not.
+            inner.joining += 1;
+            return;
         }
+        self.merged.fetch_add(1, Ordering::Relaxed);
+        let _ = inner.apply(engine, self, Event::Joined); // a job that ended meanwhile is as it is
     }
 
     /// What callers are shown.
@@ -291,6 +296,10 @@ impl Engine {
                         "an earlier change is not stored yet".into(),
                     )));
                 }
+                if matches!(inner.job.state, State::Scheduled | State::Queued) && !inner.saving {
+                    // The attempt ended while we waited: the job is the tables' again.
+                    return Err(Refused::StaleAttempt(live.attempt).into());
+                }
                 if !inner.saving {
                     match self.apply_and_submit(live, &mut inner, event, ended_by, permit)? {
                         (transition, None) => return Ok(transition),
@@ -372,6 +381,7 @@ impl Engine {
         let mut inner = lock(&live.inner);
         inner.before = None;
         inner.failing = false;
+        live.merged.fetch_add(std::mem::take(&mut inner.joining), Ordering::Relaxed);
         let running = matches!(inner.job.state, State::Running(_));
         if !running {
             // Out of the map before anybody is shown that it ended: a reader

@@ -44,6 +44,9 @@ mod schedule;
 mod start;
 mod timers;
 
+#[cfg(test)]
+mod tests;
+
 pub use crate::store::AttemptRow;
 pub use again::Again;
 pub use error::Error;

@@ -137,13 +137,12 @@ impl Engine {
         Ok(records)
     }
 
-    /// A row of a running job may lag behind what is in memory.
+    /// A row of a running job may lag behind what is in memory, its text even
+    /// under the same revision; and it may be ahead by what is committed and not
+    /// shown yet.
     fn freshen(&self, record: &mut Record, text: bool) {
         if let Some(live) = self.live.get(record.id) {
-            let fresh = live.snapshot(text);
-            if fresh.job.revision > record.job.revision {
-                *record = fresh;
-            }
+            *record = live.snapshot(text);
         }
     }
 

@@ -8,9 +8,10 @@
 //! does no harm.
 
 use super::{Engine, Error, live::Uncommitted};
-use crate::job::{Event, Record};
+use crate::job::{Event, JobId, Record};
 use futures_util::future::join_all;
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -76,9 +77,11 @@ impl Engine {
     async fn carry_on(self: &Arc<Self>, now: i64) -> Result<(), Error> {
         // What comes while we read is noticed: it only moves this earlier.
         self.schedule.next.store(now.saturating_add(PERIOD), Ordering::Release);
-        let overdue = self.store.overdue(now, ROWS).await?;
-        let due = self.store.due(now, ROWS).await?;
+        let mut overdue = self.store.overdue(now, ROWS).await?;
+        let mut due = self.store.due(now, ROWS).await?;
         let more = overdue.len() as u64 == ROWS || due.len() as u64 == ROWS;
+        self.with_texts(&mut overdue).await?;
+        self.with_texts(&mut due).await?;
         self.change_all(overdue, &Event::Timer).await?;
         self.change_all(due, &Event::Due).await?;
         if more {
@@ -90,6 +93,24 @@ impl Engine {
             // comes with the next change, or the next period.
             if at > now {
                 self.schedule.wake_at(at);
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that were tried before keep the text of their last attempt, and who
+    /// watches them is shown it.
+    async fn with_texts(&self, records: &mut [Record]) -> Result<(), Error> {
+        let tried: Vec<JobId> =
+            records.iter().filter(|record| record.job.attempt > 0).map(|record| record.id).collect();
+        if tried.is_empty() {
+            return Ok(());
+        }
+        let whole = self.store.records(&tried, true).await?;
+        let mut whole: HashMap<JobId, Record> = whole.into_iter().map(|record| (record.id, record)).collect();
+        for record in records {
+            if let Some(whole) = whole.remove(&record.id) {
+                *record = whole;
             }
         }
         Ok(())

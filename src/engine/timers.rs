@@ -102,7 +102,10 @@ impl Engine {
         {
             let mut inner = lock(&live.inner);
             inner.armed = None;
-            if inner.job.due_at().is_none_or(|at| at > now) || inner.failing {
+            if inner.failing {
+                return; // who commits it at last sets the next look: until then each would be too early
+            }
+            if inner.job.due_at().is_none_or(|at| at > now) {
                 self.timers.arm(&live, &mut inner);
                 return;
             }

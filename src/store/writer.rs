@@ -140,7 +140,14 @@ impl Writer {
         let (rows, told): (Vec<Rows>, Vec<_>) =
             set.into_iter().map(|item| (item.rows, (item.id, item.done))).unzip();
         match self.commit(&rows).await {
-            Ok(outcomes) => told.into_iter().zip(outcomes).for_each(|(to, outcome)| tell(to, Ok(outcome))),
+            Ok(outcomes) => {
+                // In a transaction new jobs and joins come before changes: so are they
+                // told, that the end of a job is shown with all who joined it.
+                let starts = rows.iter().map(|rows| matches!(rows, Rows::Insert { .. }));
+                let told = told.into_iter().zip(outcomes).zip(starts);
+                let (first, then): (Vec<_>, Vec<_>) = told.partition(|(_, starts)| *starts);
+                first.into_iter().chain(then).for_each(|((to, outcome), _)| tell(to, Ok(outcome)));
+            }
             Err(Error::Refused(_)) if rows.len() > 1 => {
                 for (rows, to) in rows.chunks(1).zip(told) {
                     let result = self.commit(rows).await.map(|outcomes| outcomes[0]);

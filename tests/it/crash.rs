@@ -7,7 +7,7 @@
 use crate::harness::*;
 use backjob::proto::v1::{self, JobState};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
@@ -39,10 +39,46 @@ struct Seen {
     finished: Option<u32>,
     /// The highest attempt of which a report was acknowledged.
     reported: u32,
-    /// The highest revision that a watcher saw.
-    revision: u64,
-    /// How it ended, as its watcher saw it.
-    ended: Option<(JobState, u64)>,
+    /// What each revision that a watcher saw has shown.
+    revisions: BTreeMap<u64, String>,
+    /// How it ended, as its watchers saw it, and when they did.
+    ended: Option<(JobState, u64, tokio::time::Instant)>,
+}
+
+/// How long ended jobs are kept here.
+const KEPT: Duration = Duration::from_secs(5);
+/// A watcher may see an end so much later than it was; more where it had to come
+/// back first.
+const MOMENT: Duration = Duration::from_secs(3);
+
+impl Ledger {
+    /// A watcher was shown a job; `last` is what it saw before, over all its streams.
+    fn shown(&mut self, job: &v1::Job, last: &mut BTreeMap<String, u64>) {
+        let Self { jobs, faults, .. } = self;
+        let (id, revision) = (&job.id, job.revision);
+        let known = jobs.entry(id.clone()).or_default();
+        let content = format!("{:?} {} {} {}", job.state(), job.attempt, job.progress, job.status_text);
+        if let Some(last) = last.insert(id.clone(), revision).filter(|last| *last > revision) {
+            faults.push(format!("{id}: revision {revision} after {last}"));
+        }
+        let first = known.revisions.entry(revision).or_insert_with(|| content.clone());
+        if *first != content {
+            faults.push(format!("{id}: revision {revision} is {content:?} and {first:?}"));
+        }
+        // Every line says which attempt wrote it.
+        let own = format!("[{}]", job.attempt);
+        if job.status_text.split_inclusive(']').any(|line| line != own) {
+            faults.push(format!("{id}: attempt {} has text {:?}", job.attempt, job.status_text));
+        }
+        if !is_final(job) {
+            return;
+        }
+        let (state, first, _) =
+            *known.ended.get_or_insert_with(|| (job.state(), revision, tokio::time::Instant::now()));
+        if (state, first) != (job.state(), revision) {
+            faults.push(format!("{id}: ended twice: {state:?} {first}, {:?} {revision}", job.state()));
+        }
+    }
 }
 
 type Shared = Arc<Mutex<Ledger>>;
@@ -131,7 +167,7 @@ async fn caller(number: u64, seed: u64, clients: Clients, ledger: Shared, stop: 
 
 /// Follows a job to its end, over every break, with what it saw last.
 async fn watch(id: String, clients: Clients, ledger: Shared) {
-    let mut seen = None;
+    let (mut seen, mut last) = (None, BTreeMap::new());
     loop {
         let request =
             v1::WatchStatusRequest { job_ids: vec![id.clone()], after_revision: seen, ..Default::default() };
@@ -157,20 +193,49 @@ async fn watch(id: String, clients: Clients, ledger: Shared) {
             };
             let Some(job) = frame.job else { continue };
             with(&ledger, |ledger| {
-                let Ledger { jobs, faults, .. } = ledger;
-                let known = jobs.entry(id.clone()).or_default();
                 if on_stream.is_some_and(|last| job.revision <= last) {
-                    faults.push(format!("{id}: revision {} after {on_stream:?} on one stream", job.revision));
+                    let fault = format!("{id}: revision {} after {on_stream:?} on one stream", job.revision);
+                    ledger.faults.push(fault);
                 }
-                if job.revision < known.revision {
-                    faults.push(format!("{id}: revision {} after {}", job.revision, known.revision));
-                }
-                known.revision = known.revision.max(job.revision);
-                if is_final(&job) {
-                    known.ended = Some((job.state(), job.revision));
-                }
+                ledger.shown(&job, &mut last);
             });
             (seen, on_stream) = (Some(job.revision), Some(job.revision));
+        }
+    }
+}
+
+/// Follows all that is unfinished, and what it held when the stream broke off by
+/// id: it must be told of each end.
+async fn dashboard(clients: Clients, ledger: Shared, stop: CancellationToken) {
+    let (mut held, mut last) = (BTreeSet::new(), BTreeMap::new());
+    loop {
+        let request = v1::WatchStatusRequest {
+            filter: Some(v1::JobFilter::default()),
+            job_ids: held.iter().cloned().collect(),
+            text: v1::TextMode::Full.into(),
+            ..Default::default()
+        };
+        let mut stream = insist(|| clients.watch_raw(request.clone())).await.expect("a watch");
+        loop {
+            // Once nothing is started any more, its jobs end one by one.
+            if stop.is_cancelled() && held.is_empty() {
+                return;
+            }
+            let frame = match tokio::time::timeout(Duration::from_secs(1), stream.message()).await {
+                Ok(Ok(Some(frame))) => frame,
+                Ok(Ok(None) | Err(_)) => break, // come back
+                Err(_) => continue,
+            };
+            for id in frame.missing_job_ids.iter().chain([&frame.deleted_job_id]) {
+                held.remove(id);
+            }
+            let Some(job) = frame.job else { continue };
+            with(&ledger, |ledger| ledger.shown(&job, &mut last));
+            if is_final(&job) {
+                held.remove(&job.id);
+            } else {
+                held.insert(job.id);
+            }
         }
     }
 }
@@ -184,8 +249,8 @@ async fn act(mut hit: Hit, choice: usize, clients: Clients, ledger: Shared) {
         with(&ledger, |ledger| {
             let seen = ledger.jobs.entry(id.clone()).or_default();
             seen.reported = seen.reported.max(attempt);
-            if finishes {
-                seen.finished = Some(attempt);
+            if finishes && seen.finished.replace(attempt).is_some_and(|other| other != attempt) {
+                ledger.faults.push(format!("{id}: attempt {attempt} finished it, and so did another one"));
             }
             if before > attempt {
                 ledger.faults.push(format!("{id}: attempt {attempt} reported after attempt {before}"));
@@ -205,7 +270,8 @@ async fn act(mut hit: Hit, choice: usize, clients: Clients, ledger: Shared) {
         _ => {
             for n in 0..3 {
                 let newest = before();
-                let report = || v1::ReportRequest { sequence: Some(n + 1), ..append("x") };
+                let report =
+                    || v1::ReportRequest { sequence: Some(n + 1), ..append(&format!("[{attempt}]")) };
                 if !acknowledged(insist(|| clients.report_raw(&token, report())).await, newest, false) {
                     break;
                 }
@@ -253,14 +319,15 @@ async fn nothing_that_was_acknowledged_is_lost_over_many_kills() {
         .with("jobs.error_timeout", "2s")
         .with("jobs.cancel_grace", "1s")
         // Erases what its watchers have long seen to its end.
-        .with("retention.succeeded", "5s")
-        .with("retention.all", "5s");
+        .with("retention.succeeded", &format!("{}s", KEPT.as_secs()))
+        .with("retention.all", &format!("{}s", KEPT.as_secs()));
     let ledger = Shared::default();
     let mut server = Process::start(&setup).await;
     let clients = Clients::new(address);
     let stop = CancellationToken::new();
     let callers: Vec<_> =
         (0..4).map(|n| spawn(caller(n, seed, clients.clone(), Arc::clone(&ledger), stop.clone()))).collect();
+    let dashboard = spawn(dashboard(clients.clone(), Arc::clone(&ledger), stop.clone()));
     let acting = {
         let (application, clients, ledger) = (Arc::clone(&application), clients.clone(), Arc::clone(&ledger));
         let mut random = Random::new(seed ^ 0xAC7);
@@ -281,11 +348,13 @@ async fn nothing_that_was_acknowledged_is_lost_over_many_kills() {
     for caller in callers {
         caller.await.expect("no panic");
     }
+    soon("the dashboard to see the end of all", dashboard).await.expect("no panic");
     acting.abort();
 
     let Ledger { jobs, mut faults, kills } = with(&ledger, std::mem::take);
+    let mut erased = 0;
     for (id, seen) in &jobs {
-        let Some((state, revision)) = seen.ended else {
+        let Some((state, revision, at)) = seen.ended else {
             faults.push(format!("{id}: nobody saw its end"));
             continue;
         };
@@ -301,11 +370,20 @@ async fn nothing_that_was_acknowledged_is_lost_over_many_kills() {
             Ok(job) => {
                 faults.push(format!("{id}: {state:?} {revision}, then {:?} {}", job.state(), job.revision))
             }
-            Err(status) if status.code() == Code::NotFound => {}
+            Err(status) if status.code() == Code::NotFound && at.elapsed() + MOMENT >= KEPT => erased += 1,
             Err(status) => faults.push(format!("{id}: {status}")),
         }
     }
-    eprintln!("{} jobs, {kills} kills", jobs.len());
+    // Those that nobody was told of, too.
+    let open = v1::JobFilter {
+        states: vec![JobState::Scheduled.into(), JobState::Queued.into(), JobState::Running.into()],
+        ..Default::default()
+    };
+    let request = v1::ListJobsRequest { filter: Some(open), ..Default::default() };
+    let open = clients.control().list_jobs(request).await.expect("a list").into_inner().jobs;
+    faults.extend(open.iter().map(|job| format!("{}: it has not ended: {:?}", job.id, job.state())));
+    eprintln!("{} jobs, {erased} erased since, {kills} kills", jobs.len());
     assert!(faults.is_empty(), "seed {seed}: {faults:#?}");
     assert!(jobs.len() >= 20, "only {} jobs", jobs.len());
+    assert!(erased > 0 || kills < 30, "retention erased nothing");
 }
