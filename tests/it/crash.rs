@@ -39,9 +39,8 @@ struct Seen {
     finished: Option<u32>,
     /// The highest attempt of which a report was acknowledged.
     reported: u32,
-    /// The highest revision that a watcher saw, and what it showed.
-    revision: u64,
-    content: String,
+    /// What each revision that a watcher saw has shown.
+    revisions: BTreeMap<u64, String>,
     /// How it ended, as its watchers saw it, and when they did.
     ended: Option<(JobState, u64, tokio::time::Instant)>,
 }
@@ -53,18 +52,18 @@ const KEPT: Duration = Duration::from_secs(5);
 const MOMENT: Duration = Duration::from_secs(3);
 
 impl Ledger {
-    /// A watcher was shown a job; it is over if it has ended.
-    fn shown(&mut self, job: &v1::Job) {
+    /// A watcher was shown a job; `last` is what it saw before, over all its streams.
+    fn shown(&mut self, job: &v1::Job, last: &mut BTreeMap<String, u64>) {
         let Self { jobs, faults, .. } = self;
         let (id, revision) = (&job.id, job.revision);
         let known = jobs.entry(id.clone()).or_default();
         let content = format!("{:?} {} {} {}", job.state(), job.attempt, job.progress, job.status_text);
-        if revision < known.revision {
-            faults.push(format!("{id}: revision {revision} after {}", known.revision));
-        } else if revision == known.revision && known.content != content {
-            faults.push(format!("{id}: revision {revision} is {content:?} and {:?}", known.content));
-        } else {
-            (known.revision, known.content) = (revision, content);
+        if let Some(last) = last.insert(id.clone(), revision).filter(|last| *last > revision) {
+            faults.push(format!("{id}: revision {revision} after {last}"));
+        }
+        let first = known.revisions.entry(revision).or_insert_with(|| content.clone());
+        if *first != content {
+            faults.push(format!("{id}: revision {revision} is {content:?} and {first:?}"));
         }
         // Every line says which attempt wrote it.
         let own = format!("[{}]", job.attempt);
@@ -72,9 +71,6 @@ impl Ledger {
             faults.push(format!("{id}: attempt {} has text {:?}", job.attempt, job.status_text));
         }
         if !is_final(job) {
-            if known.ended.is_some() {
-                faults.push(format!("{id}: {:?} after {:?}", job.state(), known.ended));
-            }
             return;
         }
         let (state, first, _) =
@@ -171,7 +167,7 @@ async fn caller(number: u64, seed: u64, clients: Clients, ledger: Shared, stop: 
 
 /// Follows a job to its end, over every break, with what it saw last.
 async fn watch(id: String, clients: Clients, ledger: Shared) {
-    let mut seen = None;
+    let (mut seen, mut last) = (None, BTreeMap::new());
     loop {
         let request =
             v1::WatchStatusRequest { job_ids: vec![id.clone()], after_revision: seen, ..Default::default() };
@@ -201,7 +197,7 @@ async fn watch(id: String, clients: Clients, ledger: Shared) {
                     let fault = format!("{id}: revision {} after {on_stream:?} on one stream", job.revision);
                     ledger.faults.push(fault);
                 }
-                ledger.shown(&job);
+                ledger.shown(&job, &mut last);
             });
             (seen, on_stream) = (Some(job.revision), Some(job.revision));
         }
@@ -211,7 +207,7 @@ async fn watch(id: String, clients: Clients, ledger: Shared) {
 /// Follows all that is unfinished, and what it held when the stream broke off by
 /// id: it must be told of each end.
 async fn dashboard(clients: Clients, ledger: Shared, stop: CancellationToken) {
-    let mut held = BTreeSet::new();
+    let (mut held, mut last) = (BTreeSet::new(), BTreeMap::new());
     loop {
         let request = v1::WatchStatusRequest {
             filter: Some(v1::JobFilter::default()),
@@ -234,7 +230,7 @@ async fn dashboard(clients: Clients, ledger: Shared, stop: CancellationToken) {
                 held.remove(id);
             }
             let Some(job) = frame.job else { continue };
-            with(&ledger, |ledger| ledger.shown(&job));
+            with(&ledger, |ledger| ledger.shown(&job, &mut last));
             if is_final(&job) {
                 held.remove(&job.id);
             } else {

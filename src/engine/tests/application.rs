@@ -257,10 +257,7 @@ impl Action {
                     if !streams {
                         return engine.report(token, report.clone(), hash).await.map(|answer| (answer, None));
                     }
-                    let open = match open {
-                        Some((_, open)) => open,
-                        None => engine.reporting(token)?,
-                    };
+                    let open = open.map_or_else(|| engine.reporting(token), |(_, open)| Ok(open))?;
                     let mut answer = open.report(report.clone(), hash).await?;
                     if let Some(stopped) = open.stopped().now_or_never() {
                         answer = Acknowledged { stop: stopped.stop, ..answer };

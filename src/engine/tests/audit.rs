@@ -64,6 +64,14 @@ fn is_open(class: Option<MergeClass>, job: &JobModel) -> bool {
     }
 }
 
+/// What callers are shown of a row, but for its revision and who joined.
+fn visible(job: &JobModel) -> impl PartialEq {
+    let detail = (job.done, job.total, job.unit.clone(), job.stage.clone());
+    let times = (job.scheduled_at, job.started_at, job.updated_at, job.ended_at);
+    let failure = (job.failure_reason, job.failure_message.clone(), job.failure_status);
+    (job.state, job.attempt, job.progress, job.cancel_requested, detail, times, failure)
+}
+
 impl Audit<'_> {
     fn fault(&mut self, id: JobId, what: impl std::fmt::Display) {
         self.faults.push(format!("{id}: {what}"));
@@ -129,10 +137,9 @@ impl Audit<'_> {
         if before.state >= 4 {
             self.fault(id, format_args!("changed after its end: {before:?} to {after:?}"));
         }
-        // What only the process itself must know is stored under the same revision;
-        // of a running job also that one more has joined, which it will show itself.
-        let unseen = JobModel { merged_count: before.merged_count, ..after.clone() };
-        if to < from || (to == from && (before.state != 3 || unseen != *before)) {
+        // What nobody is shown is stored under the same revision; of a running job
+        // also that one more has joined, which the process will show itself.
+        if to < from || (to == from && (before.state != 3 || visible(before) != visible(after))) {
             self.fault(id, format_args!("revision {:x} after {:x}", to.get(), from.get()));
         }
         if after.attempt < before.attempt || after.attempt > before.attempt + 1 {
@@ -149,8 +156,8 @@ impl Audit<'_> {
         }
         let owner = self.ledger.runs.get(&(id, small(before.attempt))).map(|run| run.life);
         let foreign = owner.is_some_and(|owner| owner != self.life.number);
-        let process_wrote = JobModel { merged_count: before.merged_count, ..after.clone() } != *before;
-        if before.state == 3 && foreign && process_wrote && to.epoch() == from.epoch() {
+        let joined = after.merged_count > before.merged_count;
+        if before.state == 3 && foreign && !joined && to.epoch() == from.epoch() {
             self.fault(id, "written by another process under the same epoch");
         }
         self.joined(id, before, after);
