@@ -34,7 +34,7 @@ async fn connections_leave_descriptors_for_the_work() {
     command.current_dir(setup.folder.path()).stdin(std::process::Stdio::null());
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let server = Process::run(command).await;
-    assert!(server.log().iter().any(|line| line.contains("the limit of open files")), "{:#?}", server.log());
+    until_said(&server, &["the limit of open files"]).await;
     let first = server.start(start("/first")).await; // its client has a connection now
     application.hit().await.ok();
     server.end(&first.id).await;
@@ -46,7 +46,7 @@ async fn connections_leave_descriptors_for_the_work() {
         if open <= 60 { Ok(()) } else { Err(format!("{open} of 200 are open")) }
     })
     .await;
-    assert!(server.log().iter().any(|line| line.contains("turned away")), "{:#?}", server.log());
+    until_said(&server, &["turned away"]).await;
     // Whoever is in is served, and jobs run.
     for n in 0..8 {
         let job = server.start(start(&format!("/{n}"))).await;
@@ -75,19 +75,11 @@ async fn without_descriptors_newcomers_and_triggers_wait_and_others_are_served()
     limit(&server, next_file(&server));
     let newcomer = Clients::new(server.address());
     let asked = spawn(async move { newcomer.get_raw(&first.id).await });
-    poll("the server to notice", async || {
-        let said = server.log().iter().any(|line| line.contains("no connection can be taken now"));
-        if said { Ok(()) } else { Err(format!("{:#?}", server.log())) }
-    })
-    .await;
+    until_said(&server, &["no connection can be taken now"]).await;
     // Who is connected is served: reports, Starts, reads.
     server.report(&hit.token(), progress(20)).await.expect("taken");
     let second = server.start(start("/second")).await;
-    poll("its trigger to wait", async || {
-        let said = server.log().iter().any(|line| line.contains("a trigger waits for a free descriptor"));
-        if said { Ok(()) } else { Err(format!("{:#?}", server.log())) }
-    })
-    .await;
+    until_said(&server, &["a trigger waits for a free descriptor"]).await;
     assert_eq!(server.get(&second.id).await.state(), JobState::Running);
     assert!(serving(&server).await, "the database is there, and those who are in are served");
     let used = server.cpu();

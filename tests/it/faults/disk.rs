@@ -58,17 +58,14 @@ async fn lives_through(
     assert!(used < IDLE, "{used:.2} of a core while nothing can be done");
     let said = server.log()[lines..].to_vec();
     assert!(said.len() < 20, "{said:#?}");
-    assert!(
-        server.log().iter().any(|line| line.contains("ERROR") && line.contains(cause)),
-        "{:#?}",
-        server.log()
-    );
+    until_said(&server, &["ERROR", cause]).await;
 
     end();
     until_serving(&server, true).await;
-    assert!(server.log().iter().any(|line| line.contains("the database is back")));
+    until_said(&server, &["the database is back"]).await;
     // The end that could not be stored is, without being asked again; who asks is told.
-    server.report(&hit.token(), last).await.expect("acknowledged now");
+    let asked = async || server.report(&hit.token(), last.clone()).await.map_err(|status| status.to_string());
+    poll("the end to be acknowledged", asked).await;
     assert_eq!(frames_end(&mut frames).await, JobState::Succeeded);
     hit.ok();
     // The slot is free, and what waited runs.
@@ -195,11 +192,7 @@ async fn reads_that_fail_are_told_and_pass_by_themselves() {
     })
     .await;
     until_serving(&server, false).await;
-    assert!(
-        server.log().iter().any(|line| line.contains("ERROR") && line.contains("database")),
-        "{:#?}",
-        server.log()
-    );
+    until_said(&server, &["ERROR", "database"]).await;
     shim.tell(Order::ReadErrno, 0);
     until_serving(&server, true).await;
     assert_eq!(server.get(&job.id).await.state(), JobState::Succeeded);
@@ -252,7 +245,7 @@ async fn a_disk_that_does_not_answer_is_told_and_what_waited_for_it_is_kept() {
     let clients = server.clients().clone();
     let hung = spawn(async move { clients.start_raw(start("/hung")).await });
     until_serving(&server, false).await;
-    assert!(server.log().iter().any(|line| line.contains("the disk does not answer")), "{:#?}", server.log());
+    until_said(&server, &["the disk does not answer"]).await;
     // Who comes now is refused at once, instead of waiting too; reads and reports are served.
     unavailable(&server.refused(start("/refused")).await);
     server.report(&hit.token(), progress(30)).await.expect("taken");

@@ -118,3 +118,13 @@ pub(super) async fn start_until_refused(clients: &Clients, request: v1::StartReq
     .await;
     taken.into_inner().expect("no panic")
 }
+
+/// Waits until the log has a line with all of these.
+pub(super) async fn until_said(server: &Process, what: &[&str]) {
+    poll("the log", async || {
+        let log = server.log();
+        let said = log.iter().any(|line| what.iter().all(|what| line.contains(what)));
+        if said { Ok(()) } else { Err(format!("nothing with {what:?} in {log:#?}")) }
+    })
+    .await;
+}
