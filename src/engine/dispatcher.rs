@@ -216,6 +216,7 @@ enum Next {
 impl Engine {
     pub(super) async fn run_dispatcher(self: Arc<Self>) {
         let (mut failed, mut again) = (false, None);
+        let mut health = self.store.health();
         loop {
             if !self.store.healthy() {
                 // A claim would fail, and so would the next one, at once.
@@ -246,6 +247,8 @@ impl Engine {
                 () = self.tasks.stop().cancelled() => return,
                 () = self.dispatcher.wake.notified(), if !failed => {}
                 () = limited, if !failed => {}
+                // It may be back.
+                Ok(()) = health.changed(), if failed => self.dispatcher.forget(),
                 () = tokio::time::sleep(rest) => self.dispatcher.forget(),
             }
         }

@@ -54,6 +54,7 @@ impl Schedule {
 
 impl Engine {
     pub(super) async fn run_schedule(self: Arc<Self>) {
+        let mut health = self.store.health();
         loop {
             let now = self.clock.wall();
             let next = self.schedule.next.load(Ordering::Acquire);
@@ -75,8 +76,9 @@ impl Engine {
             tokio::select! {
                 biased;
                 () = self.tasks.stop().cancelled() => return,
-                // After a failure the rest is kept, whatever comes.
+                // After a failure the rest is kept, unless the store is back.
                 () = self.schedule.earlier.notified(), if waiting => {}
+                Ok(()) = health.changed(), if !waiting => {}
                 () = tokio::time::sleep(rest) => {}
             }
         }
