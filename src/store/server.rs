@@ -221,7 +221,9 @@ impl Server {
             // Names of statements that others left on this connection.
             transaction.execute_unprepared("DEALLOCATE ALL").await.map_err(fails)?;
         }
-        transaction.execute_unprepared("SET LOCAL lock_timeout = '60s'").await.map_err(fails)?;
+        // What is there already need not be said.
+        let settings = "SET LOCAL lock_timeout = '60s'; SET LOCAL client_min_messages = 'warning'";
+        transaction.execute_unprepared(settings).await.map_err(fails)?;
         // Any number will do that is not another program's.
         transaction
             .execute_unprepared("SELECT pg_advisory_xact_lock(7091174820123456789)")

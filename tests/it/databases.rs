@@ -113,14 +113,22 @@ async fn connected(url: &str) -> DatabaseConnection {
 }
 
 impl Drop for OwnDatabase {
+    /// On a thread of its own, which is waited for, but not for long: PostgreSQL waits
+    /// for connections that are just being made, and those of this test are made by
+    /// the thread that waits here.
     fn drop(&mut self) {
         let force = if self.kind == ServerKind::Postgres { " WITH (FORCE)" } else { "" };
         let text = format!("DROP DATABASE IF EXISTS {}{force}", self.name);
         let server = self.server.clone();
-        blocking(async move {
-            let admin = connected(&server).await;
-            let _ = admin.execute_unprepared(&text).await; // left behind it harms nobody
+        let (done, dropped) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            blocking(async move {
+                let admin = connected(&server).await;
+                let _ = admin.execute_unprepared(&text).await; // left behind it harms nobody
+            });
+            let _ = done.send(()); // nobody may wait any more
         });
+        let _ = dropped.recv_timeout(std::time::Duration::from_secs(1));
     }
 }
 
