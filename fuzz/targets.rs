@@ -31,6 +31,8 @@ use std::{
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const KEY: [u8; 32] = [7; 32];
+/// For an answer. Long, since who measures something else may stop us meanwhile.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// An application that answers with whatever it is told.
 struct Answering {
@@ -102,7 +104,7 @@ pub fn response(data: &[u8]) {
         };
         let call = client.call(request, Arc::new(Deaf));
         let both = async { tokio::join!(call, answer).0 };
-        tokio::time::timeout(Duration::from_secs(10), both).await.expect("an answer that ended is an end")
+        tokio::time::timeout(PATIENCE, both).await.expect("an answer that ended is an end")
     });
     match outcome {
         Outcome::Response(response) => {
@@ -369,8 +371,8 @@ pub fn rpc(data: &[u8]) {
         }
         answer
     };
-    let answer = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), answer).await });
-    let answer = answer.expect("every call is answered");
+    let answer = runtime.block_on(async { tokio::time::timeout(PATIENCE, answer).await });
+    let Ok(answer) = answer else { panic!("{rpc} {kind:?} is not answered: {message:?}") };
     if kind.is_empty() {
         return; // whatever it was, it is over
     }

@@ -2,7 +2,10 @@
 //! every file, every line of the log at its finest, and everything that is said.
 
 use crate::harness::*;
-use backjob::proto::v1;
+use backjob::{
+    proto::v1,
+    secret::{Keyring, WatchToken},
+};
 use std::{collections::BTreeMap, fs, path::Path, process::Stdio};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
@@ -82,8 +85,13 @@ async fn no_secret_is_in_a_file_a_log_or_an_answer() {
     let mut call = authorized(request, "canary-call");
     call.metadata_mut().insert("cookie", "session=canary-call".parse().expect("ASCII"));
     let started = clients.control().start(call).await.expect("started").into_inner();
-    let watch_token = started.watch_token.clone();
     let job = started.job.expect("a job");
+    assert_eq!(started.watch_token, "", "none is given out where nobody is asked for one");
+    // One that is sent all the same.
+    let keys = Keyring::load(&setup.file("backjob.key")).expect("the key");
+    let watch_token = WatchToken { job: job.id.parse().expect("an id") }.mint(&keys);
+    let request = v1::GetStatusRequest { job_id: job.id.clone(), read_mask: None };
+    clients.control().get_status(authorized(request, &watch_token)).await.expect("a status");
     let mut hit = application.hit().await;
     assert_eq!((&hit.body[..], hit.header("x-secret")), (&b"canary-body"[..], "canary-header"));
     assert_eq!(
@@ -154,8 +162,7 @@ async fn no_secret_is_in_a_file_a_log_or_an_answer() {
     assert!(log.contains("TRACE") && log.contains("h2::"), "the log is at its finest");
 
     let root = fs::read_to_string(setup.file("backjob.key")).expect("readable");
-    tokens.push(root.trim().to_owned());
-    assert_eq!(watch_token, "", "none where nobody is asked for one");
+    tokens.extend([root.trim().to_owned(), watch_token]);
     for canary in SEALED {
         for (name, bytes) in live.iter().chain(&files(setup.folder.path())) {
             assert!(!found(bytes, canary), "{canary} is in {name}");
