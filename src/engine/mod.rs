@@ -164,6 +164,8 @@ pub struct Engine {
     timers: timers::Timers,
     flusher: flusher::Flusher,
     draining: AtomicBool,
+    /// Held by the one that waits for the store to be back.
+    waits_for_store: tokio::sync::Mutex<()>,
     /// Jobs that wait.
     pending: AtomicU64,
 }
@@ -184,6 +186,7 @@ impl Engine {
             recent: recent::Recent::new(settings.cache),
             hub: Arc::default(),
             draining: AtomicBool::new(false),
+            waits_for_store: tokio::sync::Mutex::default(),
             pending: AtomicU64::new(0),
             store,
             trigger,
@@ -214,9 +217,16 @@ impl Engine {
     /// Returns once the store can be used; false if the end came first.
     async fn store_is_back(&self) -> bool {
         let mut health = self.store.health();
+        let back = async {
+            // One after the other, as they came: a watch wakes in no order, and a
+            // schedule of the simulation must go the same way each time.
+            let _turn = self.waits_for_store.lock().await;
+            health.wait_for(|good| *good).await.is_ok()
+        };
         tokio::select! {
+            biased;
             () = self.tasks.stop().cancelled() => false,
-            back = health.wait_for(|good| *good) => back.is_ok(),
+            back = back => back,
         }
     }
 

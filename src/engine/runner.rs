@@ -98,6 +98,7 @@ impl Engine {
                 Err(error) => tracing::warn!(%error, "the request cannot be read now"),
             }
             tokio::select! {
+                biased;
                 () = self.tasks.stop().cancelled() => return Ok(None),
                 () = tokio::time::sleep(Duration::from_millis(250)) => {}
             }

@@ -240,10 +240,11 @@ impl Audit<'_> {
         if let Some(message) = self.beyond(id, attempt, most) {
             self.fault(id, message);
         }
-        // A free slot and nothing in the way: it should not have waited.
+        // A free slot and nothing in the way: it should not have waited. After a
+        // failure the writer and the dispatcher each look again within a second.
         let could = since.max(full_at).max(trouble_at);
         let limited = self.world.plan.spacing.is_some();
-        if before.state == 2 && !limited && self.now > could + 2 * LATE {
+        if before.state == 2 && !limited && self.now > could + 3 * LATE {
             self.fault(id, format_args!("claimed {} ms after it could have been", self.now - could));
         }
         let rules = self.ledger.jobs.get(&id).is_some_and(|known| known.rules.error_timeout_given);

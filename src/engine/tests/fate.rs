@@ -7,7 +7,10 @@ use crate::store::{
     model::{Fate, JobModel, Tables},
 };
 use futures_util::future::BoxFuture;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 /// Stands in the message of what is refused by chance.
 pub(super) const REFUSED: &str = "by chance";
@@ -72,12 +75,16 @@ impl Fate for Fated {
             world.may_die(life, world.plan.deaths, "before a commit").await;
             if self.fails() {
                 world.note(|| "a transaction fails".into());
+                life.ails.store(true, Ordering::Relaxed);
                 return Err(disk_full());
             }
             if !world.is_calm() && world.rarely(world.plan.refusals) {
                 world.note(|| "a transaction is refused".into());
                 lock(&world.ledger).trouble(world.now());
                 return Err(Error::Refused(REFUSED.into()));
+            }
+            if life.ails.swap(false, Ordering::Relaxed) {
+                lock(&world.ledger).trouble(world.now());
             }
             Ok(())
         })

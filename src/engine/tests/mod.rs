@@ -16,7 +16,8 @@
 //! ```
 //!
 //! `BACKJOB_SIM_SEEDS` says how many schedules (200), `BACKJOB_SIM_SEED` replays
-//! one and prints it.
+//! one and prints it. `BACKJOB_SIM_TWICE` says how many are run twice and compared
+//! line by line (25).
 
 mod application;
 mod audit;
@@ -166,7 +167,8 @@ async fn settle(world: &World) {
         let running: BTreeMap<_, _> = world.tasks.running();
         // Then connections that linger.
         if waiting == 0 && running.is_empty() && lock(&world.ledger).open.is_empty() {
-            return;
+            // The engine is told of the last of it a moment after the tables have it.
+            return tokio::time::sleep(Duration::from_millis(200)).await;
         }
         if world.now() > began + END {
             return world.fault(format!("{waiting} jobs and {running:?} are left after {END} ms"));
@@ -269,7 +271,7 @@ fn every_schedule_keeps_every_promise() {
 
 #[test]
 fn a_seed_goes_the_same_way_each_time() {
-    for seed in 0..12 {
+    for seed in 0..number("BACKJOB_SIM_TWICE").unwrap_or(25) {
         let (one, other) = (simulate(seed), simulate(seed));
         let differ = one.trace.iter().zip(&other.trace).position(|(one, other)| one != other);
         if let Some(at) = differ {

@@ -65,6 +65,8 @@ pub(super) struct Life {
     store_tasks: Tasks,
     /// The database fails until then.
     pub(super) failing_until: Mutex<u64>,
+    /// Whether the last transaction failed: the engine rests until one succeeds.
+    pub(super) ails: AtomicBool,
 }
 
 impl Life {
@@ -218,6 +220,7 @@ impl World {
             tasks: Tasks::default(),
             store_tasks: Tasks::default(),
             failing_until: Mutex::new(0),
+            ails: AtomicBool::new(false),
         });
         let clock = Arc::new(SimClock { world: Arc::clone(self), since: began });
         let fated = super::fate::Fated { world: Arc::clone(self), life: Arc::clone(&life) };
