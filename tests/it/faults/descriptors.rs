@@ -66,6 +66,9 @@ async fn connections_leave_descriptors_for_the_work() {
 
 #[tokio::test]
 async fn without_descriptors_newcomers_and_triggers_wait_and_others_are_served() {
+    if !on_a_file("connections to the server of a database want descriptors, too") {
+        return;
+    }
     let application = Application::new().await;
     let server = Process::start(&Setup::new(application.address)).await;
     let first = server.start(start("/first")).await;
