@@ -3,6 +3,7 @@
 
 mod doors;
 mod reload;
+mod seat;
 
 use crate::{
     clock::{Clock, SystemClock},
@@ -51,6 +52,14 @@ pub enum Error {
     /// The store cannot be opened.
     #[error("database: {0}")]
     Store(#[from] store::OpenError),
+    /// Another server uses the database.
+    #[error(
+        "database: it is in use by the server {0}. One server at a time uses a database: stop that one, or give this one a database, a schema or a table_prefix of its own"
+    )]
+    Occupied(String),
+    /// The database does not say who uses it.
+    #[error("database: {0}")]
+    Seat(#[source] store::Error),
     /// A target is wrong.
     #[error("targets.{0}: {1}")]
     Target(String, #[source] BadTarget),
@@ -86,6 +95,7 @@ pub struct Stop {
 /// A server that is ready to serve.
 pub struct App {
     engine: Arc<Engine>,
+    store: Store,
     clock: Arc<dyn Clock>,
     keys: Arc<Keyring>,
     tasks: Tasks,
@@ -301,6 +311,7 @@ impl App {
         let (tasks, store_tasks) = (Tasks::default(), Tasks::default());
         let store = Store::open(store_options(config, &keys), Arc::clone(&clock), &store_tasks).await;
         let store = store.map_err(|error| unmade(made, error))?;
+        seat::take(&store, &config.node.name).await?;
         let (listener, address) = bind("server.listen", config.server.listen).await?;
         let worker = match config.worker.listen {
             None => None,
@@ -317,7 +328,7 @@ impl App {
         };
         let client = Client::new(trigger, targets, Arc::clone(&clock), tasks.clone());
         let parts = engine::Parts {
-            store,
+            store: store.clone(),
             trigger: Arc::new(client),
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),
@@ -326,7 +337,19 @@ impl App {
         let engine = Engine::begin(parts, settings).await;
         let engine = engine.map_err(|error| Error::Engine(config.database.url.to_string(), error))?;
         let grace = config.server.shutdown_grace;
-        Ok(Self { engine, clock, keys, tasks, store_tasks, doors, files, address, worker_address, grace })
+        Ok(Self {
+            engine,
+            store,
+            clock,
+            keys,
+            tasks,
+            store_tasks,
+            doors,
+            files,
+            address,
+            worker_address,
+            grace,
+        })
     }
 
     /// Where it listens.
@@ -344,9 +367,23 @@ impl App {
     /// is in memory stored. Both take `shutdown_grace` at most, and a second
     /// for the store.
     pub async fn run(self, stop: Stop) {
-        let Self { engine, clock, keys, tasks, store_tasks, doors, files, address, worker_address, grace } =
-            self;
+        let Self {
+            engine,
+            store,
+            clock,
+            keys,
+            tasks,
+            store_tasks,
+            doors,
+            files,
+            address,
+            worker_address,
+            grace,
+        } = self;
         files.keep_looking(&tasks);
+        if store.is_shared() {
+            tasks.spawn("seat", seat::keep(store, tasks.stop().clone(), stop.clone()));
+        }
         if let Some(address) = worker_address {
             tracing::info!(worker = %address, "taking reports");
         }

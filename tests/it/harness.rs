@@ -196,6 +196,11 @@ pub fn on_a_file(why: &str) -> bool {
     only_where(Kept::here() == Kept::File, why)
 }
 
+/// Whether this run is on the database of a server.
+pub fn on_a_server() -> bool {
+    only_where(!matches!(Kept::here(), Kept::File | Kept::Memory), "it is about servers of databases")
+}
+
 /// Whether this run is on a database that outlives its server.
 pub fn on_what_lasts() -> bool {
     only_where(Kept::here() != Kept::Memory, "its server is started again on the same database")

@@ -50,8 +50,24 @@ async fn a_place_that_cannot_be_written_is_refused() {
 }
 
 #[tokio::test]
+async fn a_second_server_on_the_same_database_is_told_so_and_one_of_the_same_name_takes_its_place() {
+    if !on_a_server() {
+        return;
+    }
+    let (server, _application) = pair().await;
+    let Setup { folder, database, settings } = &server.setup;
+    let another = Setup { folder: folder.clone(), database: database.clone(), settings: settings.clone() };
+    let error = refused(&another.with("node.name", "another")).await;
+    assert!(matches!(error, app::Error::Occupied(_)), "{error}");
+    assert!(error.to_string().contains("in use by the server"), "{error}");
+    let next = app::App::build(&server.setup.config()).await.expect("it takes the place");
+    soon("the first one's end", server.stop.drain.cancelled()).await;
+    drop(next);
+}
+
+#[tokio::test]
 async fn a_second_server_on_the_same_file_is_told_so() {
-    if !on_a_file("elsewhere a second server is welcome") {
+    if !on_a_file("for others see the test above") {
         return;
     }
     let (server, _application) = pair().await;
