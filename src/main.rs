@@ -1,6 +1,6 @@
 //! The `backjob` program.
 
-/// Allocations are a fifth of what a job costs with the system's allocator.
+/// Much of what a job costs is allocations.
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
