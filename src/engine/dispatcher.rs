@@ -216,8 +216,10 @@ enum Next {
 impl Engine {
     pub(super) async fn run_dispatcher(self: Arc<Self>) {
         let (mut failed, mut again) = (false, None);
-        let mut health = self.store.health();
         loop {
+            let changed = self.store_changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
             if !self.store.healthy() {
                 // A claim would fail, and so would the next one, at once.
                 failed = true;
@@ -248,7 +250,7 @@ impl Engine {
                 () = self.dispatcher.wake.notified(), if !failed => {}
                 () = limited, if !failed => {}
                 // It may be back.
-                Ok(()) = health.changed(), if failed => self.dispatcher.forget(),
+                () = changed, if failed => self.dispatcher.forget(),
                 () = tokio::time::sleep(rest) => self.dispatcher.forget(),
             }
         }

@@ -70,6 +70,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::sync::Notify;
 
 /// Locks are held for a few operations in memory and never across an await; a
 /// panic under one leaves data that is still whole.
@@ -164,8 +165,8 @@ pub struct Engine {
     timers: timers::Timers,
     flusher: flusher::Flusher,
     draining: AtomicBool,
-    /// Held by the one that waits for the store to be back.
-    waits_for_store: tokio::sync::Mutex<()>,
+    /// Told when the store fails or is back.
+    store_changed: Notify,
     /// Jobs that wait.
     pending: AtomicU64,
 }
@@ -186,7 +187,7 @@ impl Engine {
             recent: recent::Recent::new(settings.cache),
             hub: Arc::default(),
             draining: AtomicBool::new(false),
-            waits_for_store: tokio::sync::Mutex::default(),
+            store_changed: Notify::new(),
             pending: AtomicU64::new(0),
             store,
             trigger,
@@ -202,6 +203,7 @@ impl Engine {
         }
         engine.tasks.spawn("timers", Arc::clone(&engine).run_timers());
         engine.tasks.spawn("schedule", Arc::clone(&engine).run_schedule());
+        engine.tasks.spawn("health", Arc::clone(&engine).run_health());
         engine.tasks.spawn("dispatcher", Arc::clone(&engine).run_dispatcher());
         engine.tasks.spawn("retention", Arc::clone(&engine).run_retention());
         engine.tasks.spawn("reseal", Arc::clone(&engine).run_reseal());
@@ -216,17 +218,35 @@ impl Engine {
 
     /// Returns once the store can be used; false if the end came first.
     async fn store_is_back(&self) -> bool {
+        loop {
+            let changed = self.store_changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.store.healthy() {
+                return true;
+            }
+            tokio::select! {
+                biased;
+                () = self.tasks.stop().cancelled() => return false,
+                () = changed => {}
+            }
+        }
+    }
+
+    /// Tells all who wait for the store, in the order in which they came. A watch
+    /// wakes in no order, and a schedule of the simulation must go the same way each
+    /// time: so here is its only reader.
+    async fn run_health(self: Arc<Self>) {
         let mut health = self.store.health();
-        let back = async {
-            // One after the other, as they came: a watch wakes in no order, and a
-            // schedule of the simulation must go the same way each time.
-            let _turn = self.waits_for_store.lock().await;
-            health.wait_for(|good| *good).await.is_ok()
-        };
-        tokio::select! {
-            biased;
-            () = self.tasks.stop().cancelled() => false,
-            back = back => back,
+        loop {
+            tokio::select! {
+                biased;
+                () = self.tasks.stop().cancelled() => return,
+                changed = health.changed() => match changed {
+                    Ok(()) => self.store_changed.notify_waiters(),
+                    Err(_) => return, // the store is closed
+                },
+            }
         }
     }
 

@@ -54,8 +54,10 @@ impl Schedule {
 
 impl Engine {
     pub(super) async fn run_schedule(self: Arc<Self>) {
-        let mut health = self.store.health();
         loop {
+            let changed = self.store_changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
             let now = self.clock.wall();
             let next = self.schedule.next.load(Ordering::Acquire);
             let rest = if next > now {
@@ -78,7 +80,7 @@ impl Engine {
                 () = self.tasks.stop().cancelled() => return,
                 // After a failure the rest is kept, unless the store is back.
                 () = self.schedule.earlier.notified(), if waiting => {}
-                Ok(()) = health.changed(), if !waiting => {}
+                () = changed, if !waiting => {}
                 () = tokio::time::sleep(rest) => {}
             }
         }

@@ -57,9 +57,10 @@ impl Drop for Open {
 impl Trigger for Scripted {
     fn call(&self, request: Request, sink: Arc<dyn Sink>) -> Pin<Box<dyn Future<Output = Outcome> + Send>> {
         let (world, life) = (Arc::clone(&self.world), Arc::clone(&self.life));
-        world.note(|| format!("{} attempt {} is triggered", request.job, request.attempt));
-        let open = Open::new(&world, &life, &request);
         Box::pin(async move {
+            // Nothing goes out before it is waited for.
+            world.note(|| format!("{} attempt {} is triggered", request.job, request.attempt));
+            let open = Open::new(&world, &life, &request);
             let outcome = exchange(&world, &life, &request, &*sink).await;
             world.note(|| format!("{} attempt {}: {outcome:?}", request.job, request.attempt));
             drop(open);
