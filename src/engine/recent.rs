@@ -3,10 +3,9 @@
 //!
 //! Of what runs here, which is known in memory anyway, the encoding is kept, and
 //! compared by its revision; it is forgotten before the job is no longer among those
-//! that run. Of all
-//! other jobs a state is good until the writer has changed the row; each such change
-//! calls [`Recent::forget`] before anybody is told of it. A state that was read from
-//! the tables while such a change was on its way is not kept.
+//! that run. Of all other jobs a state is good until the writer has changed the row;
+//! each such change calls [`Recent::forget`] before anybody is told of it. A state that
+//! was read from the tables while such a change was on its way is not kept.
 
 use super::lock;
 use crate::{

@@ -11,17 +11,6 @@ use crate::job::{Detail, Failure, Job, JobId, Output, Reason, Record, Revision, 
 use crate::secret::RootId;
 use std::sync::Arc;
 
-/// When a waiting job is given up: `expire_after` until the first attempt,
-/// `max_duration` from then on.
-fn give_up_at(job: &Job) -> Option<i64> {
-    if !matches!(job.state, State::Scheduled | State::Queued) {
-        return None;
-    }
-    let expires = job.rules.expire_at.filter(|_| job.attempt == 0);
-    let ends = job.started_at.zip(job.rules.max_duration).map(|(at, span)| at.saturating_add_unsigned(span));
-    expires.into_iter().chain(ends).min()
-}
-
 /// What is kept of a message that comes from anywhere: as much as its column takes,
 /// without the one character that PostgreSQL has no place for.
 fn kept(message: &str) -> String {
@@ -48,7 +37,7 @@ pub(super) fn job(record: &Record, owner: Option<String>) -> job::Model {
         updated_at: job.updated_at,
         changed_at: job.updated_at,
         ended_at: job.ended_at,
-        give_up_at: give_up_at(job),
+        give_up_at: job.give_up_at(),
         cancel_requested: job.cancel_requested.into(),
         failure_reason: failure.map(|failure| failure.reason.number().into()),
         failure_message: failure.map(|failure| kept(&failure.message)),
