@@ -244,7 +244,7 @@ fn targets(config: &Config, keys: &Keyring) -> Result<Vec<Target>, Error> {
     config.targets.iter().map(target).collect()
 }
 
-fn engine_settings(config: &Config, targets: &[Target]) -> engine::Settings {
+fn engine_settings(config: &Config, targets: &[Target], address: SocketAddr) -> engine::Settings {
     let of = |target: &Target| {
         let own = config.targets.get(target.name()).cloned().unwrap_or_default();
         let settings = engine::TargetSettings {
@@ -262,6 +262,8 @@ fn engine_settings(config: &Config, targets: &[Target]) -> engine::Settings {
     let jobs = &config.jobs;
     engine::Settings {
         node: config.node.name.clone(),
+        advertise: config.advertised(address),
+        lease: config.node.lease,
         flush_interval: jobs.flush_interval,
         linger: config.trigger.linger,
         error_timeout: millis(jobs.error_timeout),
@@ -306,7 +308,6 @@ impl App {
         let made = config.key_path().filter(|path| !path.exists());
         let keys = Arc::new(keys(config, &*clock)?);
         let targets = targets(config, &keys)?;
-        let settings = engine_settings(config, &targets);
         let files = Files::open(config)?;
         let (tasks, store_tasks) = (Tasks::default(), Tasks::default());
         let store = Store::open(store_options(config, &keys), Arc::clone(&clock), &store_tasks).await;
@@ -318,6 +319,7 @@ impl App {
             Some(listen) => Some(bind("worker.listen", listen).await?),
         };
         let (worker, worker_address) = worker.unzip();
+        let settings = engine_settings(config, &targets, address);
         let doors = doors(config, &files, listener, worker);
         let trigger = trigger::Settings {
             user_agent: config.trigger.user_agent.clone(),

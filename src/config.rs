@@ -264,6 +264,14 @@ impl Config {
         format!("{}://{}", if tls { "https" } else { "http" }, SocketAddr::new(ip, bound.port()))
     }
 
+    /// Where other nodes reach this one: `node.advertise`, or else `server.listen` as
+    /// it is `bound`. None where that is every address of the host.
+    pub fn advertised(&self, bound: SocketAddr) -> Option<String> {
+        let scheme = if self.tls.cert_file.is_some() { "https" } else { "http" };
+        let own = (!bound.ip().is_unspecified()).then(|| format!("{scheme}://{bound}"));
+        self.node.advertise.clone().or(own)
+    }
+
     /// The file of the root keys: `key_file`, or else `backjob.key` beside the
     /// file of an SQLite database, in the working folder for other databases.
     /// None for a database in memory, which a key need not outlive, and where

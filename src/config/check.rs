@@ -74,6 +74,16 @@ impl Config {
             "node.name",
             "must be at most 64 bytes without control characters",
         );
+        unless(
+            self.node.advertise.as_ref().is_none_or(|url| is_origin(url) && url.len() <= 255),
+            "node.advertise",
+            "must be http:// or https:// with a host and a port, like \"http://10.0.0.5:50051\"",
+        );
+        unless(
+            (Duration::from_secs(1)..=Duration::from_secs(300)).contains(&self.node.lease),
+            "node.lease",
+            "must be 1 s to 5 min",
+        );
         unless(!self.database.url.is_empty(), "database.url", "must not be empty");
         unless(
             self.key.is_none() || self.key_file.is_none(),

@@ -112,6 +112,14 @@ section! {
         /// Name of this node, shown in the history of attempts, 1 to 64 bytes.
         /// Default, and where an empty one is given: the host's name, or "local".
         name: String = host_name(),
+        /// Where other nodes on the same database reach this one, http:// or
+        /// https:// with host and port: what reaches them about a job that runs
+        /// here is passed on to it. Default: `server.listen`, unless that is every
+        /// address.
+        advertise: Option<String> = None,
+        /// How long a node may give no sign of life until others take over what
+        /// it ran, 1 s to 5 min; one for all nodes of a database. Default: 10 s.
+        lease: Duration = Duration::from_secs(10),
     }
 }
 

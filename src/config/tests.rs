@@ -300,6 +300,10 @@ fn what_is_out_of_range_is_refused() {
         ("server.shutdown_grace", "2h"),
         ("server.threads", "2000"),
         ("node.name", "a\nb"),
+        ("node.advertise", "10.0.0.5:50051"),
+        ("node.advertise", "http://host:1/path"),
+        ("node.lease", "999ms"),
+        ("node.lease", "6m"),
         ("database.url", ""),
         ("database.schema", "jobs"), // SQLite has none
         ("database.pooler", "true"),

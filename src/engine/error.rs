@@ -59,6 +59,16 @@ pub enum Error {
     /// As many streams of reports are open for one attempt as may.
     #[error("{0} streams of reports are open for this attempt already, which is as many as may")]
     TooManyStreams(usize),
+    /// The job runs on another node, which has to be asked.
+    #[error("job {job} runs on node {node}")]
+    Elsewhere {
+        /// The job.
+        job: JobId,
+        /// The node's name.
+        node: String,
+        /// Where it is reached; none if it does not say.
+        advertise: Option<String>,
+    },
     /// As many jobs wait as may.
     #[error("{0} jobs wait already, which is as many as may")]
     TooManyPending(u64),

@@ -107,6 +107,10 @@ impl TargetSettings {
 pub struct Settings {
     /// Name of this node.
     pub node: String,
+    /// Where other nodes reach this one.
+    pub advertise: Option<String>,
+    /// How long a node may be silent until it is taken for dead.
+    pub lease: Duration,
     /// Longest that progress is kept in memory alone.
     pub flush_interval: Duration,
     /// How long a connection may live after a final report.

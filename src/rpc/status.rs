@@ -96,6 +96,7 @@ pub fn of(error: Error) -> Status {
             .retry(spread(Duration::from_secs(1)))
             .into_status(),
         Error::Draining => going_away(message),
+        Error::Elsewhere { job, node, .. } => owner_unreachable(job, &node),
         Error::Unavailable(_) => {
             Fault::new(Code::Unavailable, "STORE_UNAVAILABLE", "the store is not available now")
                 .retry(spread(Duration::from_secs(1)))
@@ -109,6 +110,17 @@ fn final_state(message: String, id: crate::job::JobId, state: StateName) -> Stat
     Fault::new(Code::FailedPrecondition, "JOB_FINAL", message)
         .about("job_id", id)
         .about("state", state)
+        .into_status()
+}
+
+/// The node that runs the job cannot be reached from here.
+#[must_use]
+pub fn owner_unreachable(job: crate::job::JobId, node: &str) -> Status {
+    let message = format!("job {job} runs on node {node}, which cannot be reached from here");
+    Fault::new(Code::Unavailable, "OWNER_UNREACHABLE", message)
+        .about("job_id", job)
+        .about("node", node)
+        .retry(spread(Duration::from_secs(1)))
         .into_status()
 }
 

@@ -148,6 +148,8 @@ impl Plan {
         let targets: BTreeMap<_, _> = self.slots.iter().enumerate().map(target).collect();
         Settings {
             node: "here".into(),
+            advertise: None,
+            lease: Duration::from_secs(10),
             flush_interval: Duration::from_millis(self.flush_interval),
             linger: Duration::from_millis(self.linger),
             error_timeout: super::ERROR_TIMEOUT,
