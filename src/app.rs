@@ -3,10 +3,9 @@
 
 mod doors;
 mod reload;
-mod seat;
 
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, SharedClock, SystemClock},
     config::{self, Config},
     engine::{self, Engine},
     job::MergePolicy,
@@ -52,14 +51,11 @@ pub enum Error {
     /// The store cannot be opened.
     #[error("database: {0}")]
     Store(#[from] store::OpenError),
-    /// Another server uses the database.
+    /// A server of this name uses the database.
     #[error(
-        "database: it is in use by the server {0}. One server at a time uses a database: stop that one, or give this one a database, a schema or a table_prefix of its own"
+        "node.name: a server named {0:?} lives, and uses the database: stop it, or give this one a name of its own"
     )]
-    Occupied(String),
-    /// The database does not say who uses it.
-    #[error("database: {0}")]
-    Seat(#[source] store::Error),
+    NameTaken(String),
     /// A target is wrong.
     #[error("targets.{0}: {1}")]
     Target(String, #[source] BadTarget),
@@ -95,7 +91,6 @@ pub struct Stop {
 /// A server that is ready to serve.
 pub struct App {
     engine: Arc<Engine>,
-    store: Store,
     clock: Arc<dyn Clock>,
     keys: Arc<Keyring>,
     tasks: Tasks,
@@ -304,7 +299,9 @@ impl App {
                 tracing::warn!(listen = %config.server.listen, "insecure: without {lacks}, {so}");
             }
         }
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let host: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        // Where nodes share a database, they go by its time; signatures by the host's.
+        let clock: Arc<dyn Clock> = Arc::new(SharedClock::new(Arc::clone(&host)));
         let made = config.key_path().filter(|path| !path.exists());
         let keys = Arc::new(keys(config, &*clock)?);
         let targets = targets(config, &keys)?;
@@ -312,7 +309,6 @@ impl App {
         let (tasks, store_tasks) = (Tasks::default(), Tasks::default());
         let store = Store::open(store_options(config, &keys), Arc::clone(&clock), &store_tasks).await;
         let store = store.map_err(|error| unmade(made, error))?;
-        seat::take(&store, &config.node.name).await?;
         let (listener, address) = bind("server.listen", config.server.listen).await?;
         let worker = match config.worker.listen {
             None => None,
@@ -328,30 +324,21 @@ impl App {
             max_response: config.trigger.max_response.0,
             report_url: config.report_url(worker_address.unwrap_or(address)),
         };
-        let client = Client::new(trigger, targets, Arc::clone(&clock), tasks.clone());
+        let client = Client::new(trigger, targets, host, tasks.clone());
         let parts = engine::Parts {
-            store: store.clone(),
+            store,
             trigger: Arc::new(client),
             clock: Arc::clone(&clock),
             tasks: tasks.clone(),
             keys: Arc::clone(&keys),
         };
         let engine = Engine::begin(parts, settings).await;
-        let engine = engine.map_err(|error| Error::Engine(config.database.url.to_string(), error))?;
+        let engine = engine.map_err(|error| match error {
+            engine::Error::NameTaken(name) => Error::NameTaken(name),
+            error => Error::Engine(config.database.url.to_string(), error),
+        })?;
         let grace = config.server.shutdown_grace;
-        Ok(Self {
-            engine,
-            store,
-            clock,
-            keys,
-            tasks,
-            store_tasks,
-            doors,
-            files,
-            address,
-            worker_address,
-            grace,
-        })
+        Ok(Self { engine, clock, keys, tasks, store_tasks, doors, files, address, worker_address, grace })
     }
 
     /// Where it listens.
@@ -369,23 +356,9 @@ impl App {
     /// is in memory stored. Both take `shutdown_grace` at most, and a second
     /// for the store.
     pub async fn run(self, stop: Stop) {
-        let Self {
-            engine,
-            store,
-            clock,
-            keys,
-            tasks,
-            store_tasks,
-            doors,
-            files,
-            address,
-            worker_address,
-            grace,
-        } = self;
+        let Self { engine, clock, keys, tasks, store_tasks, doors, files, address, worker_address, grace } =
+            self;
         files.keep_looking(&tasks);
-        if store.is_shared() {
-            tasks.spawn("seat", seat::keep(store, tasks.stop().clone(), stop.clone()));
-        }
         if let Some(address) = worker_address {
             tracing::info!(worker = %address, "taking reports");
         }
@@ -398,6 +371,7 @@ impl App {
             () = &mut serving => return, // it ends only when it is told to
             () = stop.drain.cancelled() => {}
             () = stop.hurry.cancelled() => {}
+            () = engine.replaced() => stop.hurry.cancel(),
         }
         tracing::info!(running = engine.running(), watchers = engine.watchers(), "draining");
         engine.drain();

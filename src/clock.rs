@@ -3,7 +3,11 @@
 use crate::job::{JobId, Now};
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    ops::RangeInclusive,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -29,6 +33,12 @@ pub trait Clock: Send + Sync + 'static {
         let mut random = [0; 10];
         self.random(&mut random);
         JobId::new(self.wall(), random)
+    }
+
+    /// Another clock, which this one may go by, showed `wall`, UTC milliseconds, at
+    /// some moment within `asked`, by `mono`.
+    fn follow(&self, wall: i64, asked: RangeInclusive<u64>) {
+        let _ = (wall, asked); // most keep their own time
     }
 }
 
@@ -145,9 +155,106 @@ impl Clock for SystemClock {
     }
 }
 
+/// The time of a database that many nodes share: the host's monotonic clock, and an
+/// offset that is measured again and again. So nodes whose clocks differ, or jump,
+/// agree on what is due. Until it was measured for the first time, the host's clock.
+pub struct SharedClock {
+    host: Arc<dyn Clock>,
+    /// From `mono` to `wall`; [`SharedClock::UNKNOWN`] until it was measured.
+    offset: AtomicI64,
+    ids: Mutex<Ids>,
+}
+
+impl SharedClock {
+    const UNKNOWN: i64 = i64::MIN;
+
+    /// Not measured yet.
+    pub fn new(host: Arc<dyn Clock>) -> Self {
+        Self { host, offset: AtomicI64::new(Self::UNKNOWN), ids: Mutex::default() }
+    }
+}
+
+impl fmt::Debug for SharedClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedClock").field("offset", &self.offset).finish_non_exhaustive()
+    }
+}
+
+impl Clock for SharedClock {
+    fn wall(&self) -> i64 {
+        match self.offset.load(Ordering::Acquire) {
+            Self::UNKNOWN => self.host.wall(),
+            offset => offset.saturating_add_unsigned(self.host.mono()),
+        }
+    }
+
+    fn mono(&self) -> u64 {
+        self.host.mono()
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        self.host.random(bytes);
+    }
+
+    fn job_id(&self) -> JobId {
+        let mut random = [0; 10];
+        self.random(&mut random);
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).next(self.wall(), random)
+    }
+
+    /// An offset that still can be true is kept: a slow answer moves no clock.
+    fn follow(&self, wall: i64, asked: RangeInclusive<u64>) {
+        let (earliest, latest) = asked.into_inner();
+        let (least, most) = (wall.saturating_sub_unsigned(latest), wall.saturating_sub_unsigned(earliest));
+        let offset = self.offset.load(Ordering::Acquire);
+        if offset == Self::UNKNOWN || !(least..=most).contains(&offset) {
+            self.offset.store(least.midpoint(most), Ordering::Release);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A host whose clocks are set by hand.
+    #[derive(Default)]
+    struct Host {
+        wall: AtomicI64,
+        mono: AtomicI64,
+    }
+
+    impl Clock for Host {
+        fn wall(&self) -> i64 {
+            self.wall.load(Ordering::Relaxed)
+        }
+
+        fn mono(&self) -> u64 {
+            self.mono.load(Ordering::Relaxed).unsigned_abs()
+        }
+
+        fn random(&self, bytes: &mut [u8]) {
+            bytes.fill(7);
+        }
+    }
+
+    #[test]
+    fn a_shared_clock_goes_by_the_database_whatever_the_host_says() {
+        let host = Arc::new(Host::default());
+        host.wall.store(5_000_000, Ordering::Relaxed);
+        host.mono.store(1_000, Ordering::Relaxed);
+        let clock = SharedClock::new(Arc::clone(&host) as Arc<dyn Clock>);
+        assert_eq!(clock.wall(), 5_000_000, "until it is measured");
+        clock.follow(9_000_000, 990..=1_010);
+        assert_eq!(clock.wall(), 9_000_000);
+        host.wall.store(0, Ordering::Relaxed); // it jumps
+        host.mono.store(3_000, Ordering::Relaxed);
+        assert_eq!(clock.wall(), 9_002_000);
+        clock.follow(9_002_040, 2_950..=3_050);
+        assert_eq!(clock.wall(), 9_002_000, "as good as it can be told");
+        clock.follow(9_002_040, 2_990..=3_010);
+        assert_eq!(clock.wall(), 9_002_040, "the database's clock was set");
+    }
 
     #[test]
     fn random_bytes_are_given_once() {

@@ -3,9 +3,10 @@
 //! What it examines: for each target, hints of queued jobs, in their order, and
 //! the table where the hints are not all there is. What it does: claims one
 //! for each free slot. It is woken by every new queued job and every slot that
-//! falls free, and looks into the tables once a minute besides. A claim is
-//! compared and set, so doing it twice does no harm. While the store fails it
-//! rests, and looks again each second.
+//! falls free, and looks into the tables once a minute besides, once a second where
+//! other nodes may have left something for it there. A claim is compared and set, so
+//! doing it twice does no harm. While the store fails it rests, and looks again each
+//! second.
 
 use super::{Engine, Error, TargetSettings, live::Live, lock};
 use crate::{
@@ -25,6 +26,9 @@ const HINTS: usize = 1_024;
 const KEPT_PAYLOAD: usize = 4 * 1024;
 /// Between two looks into the tables that nobody asked for.
 const PERIOD: Duration = Duration::from_secs(60);
+/// The same where other nodes start jobs too, and leave to others what they have no
+/// slot for.
+const SHARED_PERIOD: Duration = Duration::from_secs(1);
 
 /// First those of high priority, then those due first.
 type Order = (u8, i64, JobId);
@@ -156,6 +160,16 @@ impl Dispatcher {
         lock(&self.queues).values_mut().for_each(|queue| queue.more = true);
     }
 
+    /// What is in the tables is looked at anew: what is known here may be claimed by
+    /// other nodes, and they may have queued what comes before it.
+    pub(super) fn look_again(&self) {
+        for queue in lock(&self.queues).values_mut() {
+            queue.hints.clear();
+            queue.more = true;
+        }
+        self.wake();
+    }
+
     /// Every queue that has a free slot and may have a job for it; and when to look
     /// again because of a rate, mono.
     fn ready(&self, now: u64) -> (Vec<Next>, Option<u64>) {
@@ -223,7 +237,7 @@ impl Engine {
             if !self.store.healthy() {
                 // A claim would fail, and so would the next one, at once.
                 failed = true;
-            } else if self.is_draining() {
+            } else if self.is_draining() || self.nodes.lacks_root() {
                 again = None; // nothing is claimed any more, whatever the rate allows
             } else {
                 match self.dispatch().await {
@@ -234,7 +248,8 @@ impl Engine {
                     }
                 }
             }
-            let rest = if failed { Duration::from_secs(1) } else { PERIOD };
+            let shared = self.store.is_shared();
+            let rest = if failed || shared { SHARED_PERIOD } else { PERIOD };
             let limited = async {
                 match again {
                     Some(at) => {
@@ -251,7 +266,10 @@ impl Engine {
                 () = limited, if !failed => {}
                 // It may be back.
                 () = changed, if failed => self.dispatcher.forget(),
-                () = tokio::time::sleep(rest) => self.dispatcher.forget(),
+                () = tokio::time::sleep(rest) => match shared {
+                    true => self.dispatcher.look_again(),
+                    false => self.dispatcher.forget(),
+                },
             }
         }
     }

@@ -69,6 +69,9 @@ pub enum Error {
         /// Where it is reached; none if it does not say.
         advertise: Option<String>,
     },
+    /// A node of this name lives.
+    #[error("a node named {0:?} uses the database already: give each a node.name of its own")]
+    NameTaken(String),
     /// As many jobs wait as may.
     #[error("{0} jobs wait already, which is as many as may")]
     TooManyPending(u64),

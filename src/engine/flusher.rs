@@ -77,7 +77,7 @@ impl Engine {
         let Ok(permit) = self.store.reserve().await else { return };
         let update = {
             let mut inner = lock(&live.inner);
-            if inner.saving() || inner.committing() {
+            if inner.saving() || inner.committing() || inner.lost {
                 return; // what is under way comes back for the rest
             }
             let now = self.clock.mono();
@@ -96,11 +96,12 @@ impl Engine {
         permit.write(
             Write::Update(Box::new(update)),
             Box::new(move |result| {
+                if matches!(result, Ok(Outcome::Lost | Outcome::Existing(_))) {
+                    return engine.flush_lost(&live);
+                }
                 let mut inner = lock(&live.inner);
                 match result {
-                    Ok(Outcome::Done) => inner.saved(&engine, &live, Some(revision)),
-                    // The next commit finds out what is the matter with the row.
-                    Ok(Outcome::Lost | Outcome::Existing(_)) => inner.saved(&engine, &live, Some(revision)),
+                    Ok(_) => inner.saved(&engine, &live, Some(revision)),
                     Err(error) => {
                         tracing::debug!(job = %live.id, %error, "progress is not stored yet");
                         inner.text_dirty |= text;
@@ -109,6 +110,31 @@ impl Engine {
                 }
             }),
         );
+    }
+
+    /// The row was not as it was left.
+    fn flush_lost(self: &Arc<Self>, live: &Arc<Live>) {
+        let (engine, live) = (Arc::clone(self), Arc::clone(live));
+        self.tasks.spawn("flush lost", async move {
+            match engine.store.records(&[live.id], false).await {
+                Ok(rows) => match rows.first().filter(|row| live.is_still(row)) {
+                    // Its last change was stored after all.
+                    Some(row) => {
+                        let mut inner = lock(&live.inner);
+                        inner.dirty = true;
+                        inner.saved(&engine, &live, Some(row.job.revision));
+                    }
+                    None => {
+                        engine.lose(&live, rows.first());
+                        lock(&live.inner).saved(&engine, &live, None);
+                    }
+                },
+                Err(error) => {
+                    tracing::debug!(job = %live.id, %error, "progress is not stored yet");
+                    lock(&live.inner).saved(&engine, &live, None);
+                }
+            }
+        });
     }
 
     /// Before the end: everything at once.

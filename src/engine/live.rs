@@ -97,6 +97,8 @@ pub(super) struct Inner {
     saving: bool,
     /// The commit under way has failed and is tried again.
     pub(super) failing: bool,
+    /// The row is another's now: nothing is applied any more.
+    pub(super) lost: bool,
     /// Something is not in the tables yet.
     pub(super) dirty: bool,
     /// The same, for text.
@@ -134,6 +136,7 @@ impl Live {
                 stored,
                 saving: false,
                 failing: false,
+                lost: false,
                 dirty: false,
                 text_dirty: false,
                 text_saved_at: None,
@@ -185,6 +188,12 @@ impl Live {
         inner.before.as_deref().unwrap_or(&inner.job).revision
     }
 
+    /// Whether its row is as this engine left it: who adopts the job gives it another
+    /// epoch.
+    pub(super) fn is_still(&self, row: &Record) -> bool {
+        row.job.revision.epoch() == lock(&self.inner).stored.epoch()
+    }
+
     pub(super) fn spec(&self) -> &crate::job::Spec {
         &self.spec
     }
@@ -216,6 +225,9 @@ impl Inner {
         live: &Arc<Live>,
         event: Event,
     ) -> Result<Transition, Refused> {
+        if self.lost {
+            return Err(Refused::StaleAttempt(live.attempt));
+        }
         let text_at = self.job.text.cursor();
         let transition = self.job.apply(event, engine.clock.now())?;
         self.note();
@@ -259,6 +271,9 @@ impl Inner {
     /// An update is no longer under way.
     pub(super) fn saved(&mut self, engine: &Engine, live: &Arc<Live>, revision: Option<Revision>) {
         self.saving = false;
+        if self.lost {
+            return live.settled.notify_waiters();
+        }
         match revision {
             Some(revision) => self.stored = revision,
             None => self.dirty = true,
@@ -294,6 +309,9 @@ impl Engine {
             settled.as_mut().enable();
             {
                 let mut inner = lock(&live.inner);
+                if inner.lost {
+                    return Err(taken_over().into());
+                }
                 if inner.failing {
                     return Err(Uncommitted::Failed(Error::Unavailable(
                         "an earlier change is not stored yet".into(),
@@ -437,6 +455,9 @@ impl Engine {
         error: crate::store::Error,
     ) {
         let mut inner = lock(&live.inner);
+        if inner.lost {
+            return; // what it was is told already
+        }
         if !std::mem::replace(&mut inner.failing, true) {
             tracing::warn!(job = %live.id, %error, "a change could not be committed and is tried again");
         }
@@ -465,30 +486,55 @@ impl Engine {
         let (engine, live) = (Arc::clone(self), Arc::clone(live));
         self.tasks.spawn("commit lost", async move {
             match engine.store.records(&[live.id], false).await {
-                Ok(rows) if rows.first().is_some_and(|row| row.job.revision == update.record.job.revision) => {
+                Ok(rows)
+                    if rows.first().is_some_and(|row| row.job.revision == update.record.job.revision) =>
+                {
                     engine.committed(&live, transition);
                 }
-                Ok(_) => {
-                    tracing::error!(job = %live.id, "the job was changed or deleted in the tables by another hand");
-                    engine.live.remove(&live, &engine.recent);
-                    let mut inner = lock(&live.inner);
-                    inner.failing = true;
-                    inner.slot = None;
-                    engine.timers.disarm(&mut inner);
-                    for waiting in inner.waiting.drain(..) {
-                        let _ = waiting.send(Err(Error::Internal("the job was changed by another hand".into())));
-                    }
-                    drop(inner);
-                    live.settled.notify_waiters();
-                    live.signals.send_modify(|signals| {
-                        signals.connection = Connection::Close;
-                        signals.over = true;
-                    });
-                }
+                Ok(rows) => engine.lose(&live, rows.first()),
                 Err(error) => engine.commit_failed(&live, update, transition, error),
             }
         });
     }
+
+    /// The row is another one than this engine left: `row`, or gone. Another node has
+    /// adopted the job, having not heard of this one for a lease; or somebody changed
+    /// the tables by hand. Nothing more of this attempt is written from here.
+    pub(super) fn lose(self: &Arc<Self>, live: &Arc<Live>, row: Option<&Record>) {
+        let adopted = row
+            .is_some_and(|row| matches!(row.job.state, State::Running(_)) && row.job.attempt == live.attempt);
+        self.live.remove(live, &self.recent);
+        let mut inner = lock(&live.inner);
+        if std::mem::replace(&mut inner.lost, true) {
+            return;
+        }
+        if self.store.is_shared() {
+            tracing::warn!(job = %live.id, attempt = live.attempt, "another node has taken the job over");
+        } else {
+            tracing::error!(job = %live.id, "the job was changed or deleted in the tables by another hand");
+        }
+        inner.slot = None;
+        inner.dirty = false;
+        inner.text_dirty = false;
+        self.timers.disarm(&mut inner);
+        for waiting in inner.waiting.drain(..) {
+            let _ = waiting.send(Err(taken_over()));
+        }
+        drop(inner);
+        live.settled.notify_waiters();
+        live.signals.send_modify(|signals| {
+            // The action goes on for its new owner, and reports to it.
+            if !adopted {
+                signals.connection = Connection::Close;
+            }
+            signals.over = true;
+        });
+    }
+}
+
+/// Worth repeating: then the new owner is found.
+pub(super) fn taken_over() -> Error {
+    Error::Unavailable("the job was taken over by another node".into())
 }
 
 /// Why an event was not committed.

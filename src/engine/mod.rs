@@ -1,5 +1,5 @@
 //! The use cases: start, read, watch, cancel, report; and the loops that carry
-//! them on: dispatcher, schedule, timers, flusher, retention, reseal.
+//! them on: dispatcher, schedule, timers, flusher, nodes, retention, reseal.
 //!
 //! Imports the domain, clock, tasks, secret, store, trigger and watch; nothing
 //! of any wire. Every change goes load → `Job::apply` → commit → effects:
@@ -34,6 +34,7 @@ mod error;
 mod explain;
 mod flusher;
 mod live;
+mod nodes;
 mod read;
 mod recent;
 mod recovery;
@@ -168,6 +169,7 @@ pub struct Engine {
     schedule: schedule::Schedule,
     timers: timers::Timers,
     flusher: flusher::Flusher,
+    nodes: nodes::Nodes,
     draining: AtomicBool,
     /// Told when the store fails or is back.
     store_changed: Notify,
@@ -179,7 +181,7 @@ impl Engine {
     /// Takes over what an earlier process left, and begins to work.
     ///
     /// # Errors
-    /// If the store cannot be read or written.
+    /// If the store cannot be read or written, or a node of this name lives.
     pub async fn begin(parts: Parts, settings: Settings) -> Result<Arc<Self>, Error> {
         let Parts { store, trigger, clock, tasks, keys } = parts;
         let engine = Arc::new(Self {
@@ -188,7 +190,9 @@ impl Engine {
             timers: timers::Timers::default(),
             flusher: flusher::Flusher::default(),
             live: live::Map::default(),
-            recent: recent::Recent::new(settings.cache),
+            // Where others write too, a row may change unnoticed.
+            recent: recent::Recent::new(settings.cache, !store.is_shared()),
+            nodes: nodes::Nodes::new(settings.lease),
             hub: Arc::default(),
             draining: AtomicBool::new(false),
             store_changed: Notify::new(),
@@ -200,10 +204,14 @@ impl Engine {
             keys,
             settings,
         });
+        if engine.store.is_shared() {
+            engine.join_nodes().await?;
+        }
         engine.adopt_running().await?;
         engine.pending.store(engine.store.waiting().await?, Ordering::Release);
         if engine.store.is_shared() {
             engine.tasks.spawn("waiting", Arc::clone(&engine).run_count_of_waiting());
+            engine.tasks.spawn("nodes", Arc::clone(&engine).run_nodes());
         }
         engine.tasks.spawn("timers", Arc::clone(&engine).run_timers());
         engine.tasks.spawn("schedule", Arc::clone(&engine).run_schedule());
@@ -217,7 +225,7 @@ impl Engine {
 
     /// Whether new work is taken.
     pub fn healthy(&self) -> bool {
-        !self.is_draining() && self.store.healthy()
+        !self.is_draining() && self.store.healthy() && !self.nodes.lacks_root()
     }
 
     /// Returns once the store can be used; false if the end came first.

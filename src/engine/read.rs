@@ -101,7 +101,7 @@ impl Engine {
         let record = self.store.records(&[id], true).await?.into_iter().next().ok_or(Error::NotFound(id))?;
         let shown = Arc::new(Frame::new(record));
         if !matches!(shown.subject.job.state, State::Running(_)) {
-            self.recent.put_read(&shown, before);
+            self.recent.put_row(&shown, before);
         }
         Ok(shown)
     }

@@ -27,6 +27,9 @@ const MARKS: usize = 1_024;
 pub(super) struct Recent {
     /// Bytes of both, at most.
     most: usize,
+    /// Whether the tables change only by this engine: else nothing but what runs here
+    /// is kept.
+    alone: bool,
     inner: Mutex<Inner>,
 }
 
@@ -58,8 +61,8 @@ fn bytes(shown: &Shown) -> usize {
 }
 
 impl Recent {
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, inner: Mutex::new(Inner { changed: vec![0; MARKS], ..Inner::default() }) }
+    pub(super) fn new(most: usize, alone: bool) -> Self {
+        Self { most, alone, inner: Mutex::new(Inner { changed: vec![0; MARKS], ..Inner::default() }) }
     }
 
     pub(super) fn get(&self, id: JobId) -> Option<Shown> {
@@ -74,7 +77,7 @@ impl Recent {
 
     /// The state that a commit has just made, on the writer's side.
     pub(super) fn put(&self, shown: &Shown) {
-        if self.most > 0 {
+        if self.most > 0 && self.alone {
             lock(&self.inner).add(Arc::clone(shown), self.most);
         }
     }
@@ -84,7 +87,14 @@ impl Recent {
         lock(&self.inner).now
     }
 
-    /// What was read since `before`.
+    /// A row that was read since `before`.
+    pub(super) fn put_row(&self, shown: &Shown, before: u64) {
+        if self.alone {
+            self.put_read(shown, before);
+        }
+    }
+
+    /// What was read since `before` of a job that runs here.
     pub(super) fn put_read(&self, shown: &Shown, before: u64) {
         let mut inner = lock(&self.inner);
         if self.most > 0 && inner.changed[mark(shown.subject.id)] <= before {
@@ -160,7 +170,7 @@ mod tests {
 
     #[test]
     fn what_was_changed_meanwhile_is_not_kept() {
-        let recent = Recent::new(1 << 20);
+        let recent = Recent::new(1 << 20, true);
         let (one, id) = (shown(1), JobId::from_bytes([1; 16]));
         let before = recent.before_read();
         recent.forget(id);
@@ -175,7 +185,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_what_is_asked_for_stays() {
         let each = bytes(&shown(0));
-        let recent = Recent::new(20 * each);
+        let recent = Recent::new(20 * each, true);
         let hot = JobId::from_bytes([255; 16]);
         recent.put(&shown(255));
         for id in 0..200 {
@@ -190,7 +200,7 @@ mod tests {
             );
         }
         assert!(recent.get(JobId::from_bytes([0; 16])).is_none(), "long not asked for");
-        let none = Recent::new(0);
+        let none = Recent::new(0, true);
         none.put(&shown(1));
         assert!(none.get(JobId::from_bytes([1; 16])).is_none());
     }

@@ -1,4 +1,4 @@
-//! After a start: what an earlier process left running is taken over.
+//! What an earlier process, or a node that is dead, left running is taken over.
 //!
 //! Each RUNNING row gets the next epoch before any report is accepted, so that
 //! no revision that a watcher saw can come again. An attempt that surely never
@@ -9,14 +9,19 @@ use super::{Engine, Error, live::Live};
 use crate::{
     job::{Event, Record, State},
     store::{AttemptRow, Outcome, Update, Write},
+    watch::Frame,
 };
 use futures_util::future::join_all;
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 use tokio::sync::oneshot;
 
 impl Engine {
     pub(super) async fn adopt_running(self: &Arc<Self>) -> Result<(), Error> {
-        let left = self.store.running().await?;
+        // Those that other nodes run are theirs; those of no node are seen to later.
+        let left = match self.store.is_shared() {
+            true => self.store.running_of(&self.settings.node, None).await?,
+            false => self.store.running().await?,
+        };
         if left.is_empty() {
             return Ok(());
         }
@@ -27,7 +32,8 @@ impl Engine {
         Ok(())
     }
 
-    async fn adopt(self: &Arc<Self>, mut record: Record) -> Result<(), Error> {
+    /// Takes over a running job; false if another node was faster.
+    pub(super) async fn adopt(self: &Arc<Self>, mut record: Record) -> Result<bool, Error> {
         let from = record.job.revision;
         let attempt = record.job.attempt;
         let rows = self.store.attempts(record.id).await?;
@@ -45,33 +51,41 @@ impl Engine {
         let update = Update { from, record: record.clone(), text: false, attempt: Some(row.clone()) };
         let permit = self.store.reserve().await.map_err(|_| Error::Draining)?;
         let (sender, done) = oneshot::channel();
+        let (engine, id) = (Arc::clone(self), record.id);
         permit.write(
             Write::Update(Box::new(update)),
             Box::new(move |result| {
-                let _ = sender.send(result); // we wait for it
+                let result = result.map(|outcome| outcome == Outcome::Done);
+                if result == Ok(true) {
+                    engine.adopted(record, row);
+                }
+                let _ = sender.send(result); // whoever hung up is not told
             }),
         );
-        match done.await.map_err(|_| Error::Draining)?? {
-            Outcome::Done => {
-                self.adopted(record, row);
-                Ok(())
-            }
-            Outcome::Lost | Outcome::Existing(_) => {
-                Err(Error::Internal(format!("job {} was changed by another hand", record.id)))
-            }
+        let adopted = done.await.map_err(|_| Error::Draining)??;
+        if !adopted && !self.store.is_shared() {
+            return Err(Error::Internal(format!("job {id} was changed by another hand")));
         }
+        Ok(adopted)
     }
 
+    /// On the writer's side: the job is this engine's.
     fn adopted(self: &Arc<Self>, record: Record, row: AttemptRow) {
         if !matches!(record.job.state, State::Running(_)) {
             tracing::info!(job = %record.id, state = %record.job.state_name(), "its attempt had not begun");
+            if self.hub.is_watched(record.id) {
+                self.hub.publish(&Arc::new(Frame::new(record.clone())));
+            }
+            self.pending.fetch_add(1, Ordering::AcqRel);
             self.waits(record, None);
             return;
         }
         tracing::info!(job = %record.id, attempt = record.job.attempt, "adopted");
         let slot = self.dispatcher.slot(&record.spec.target);
         let live = Live::new(record, row, slot);
+        let mut inner = super::lock(&live.inner);
         self.live.insert(&live);
-        self.timers.arm(&live, &mut super::lock(&live.inner));
+        self.publish(&live, &inner);
+        self.timers.arm(&live, &mut inner);
     }
 }

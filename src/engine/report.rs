@@ -1,6 +1,10 @@
 //! What the running action says.
 
-use super::{Engine, Error, live::Live, live::Uncommitted, lock};
+use super::{
+    Engine, Error,
+    live::{Live, Uncommitted, taken_over},
+    lock,
+};
 use crate::{
     job::{Event, Refused, Revision, Signal, State, transition::Report},
     secret::ReportToken,
@@ -36,7 +40,7 @@ impl Engine {
     /// commit. `hash` tells an exact repeat.
     ///
     /// # Errors
-    /// Not found, final, stale, not cancelled, unavailable.
+    /// Not found, final, stale, not cancelled, elsewhere, unavailable.
     pub async fn report(
         self: &Arc<Self>,
         token: ReportToken,
@@ -57,6 +61,7 @@ impl Engine {
                     if let Some(answer) = self.report_over(token, &report, ended.as_ref()).await? {
                         return Ok(answer);
                     }
+                    self.find_owner(token.job).await?;
                 }
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -78,6 +83,9 @@ impl Engine {
                 settled.as_mut().enable();
                 {
                     let mut inner = lock(&live.inner);
+                    if inner.lost {
+                        return Err(taken_over().into());
+                    }
                     if inner.failing {
                         return Err(Error::Unavailable("an earlier change is not stored yet".into()).into());
                     }
@@ -93,6 +101,9 @@ impl Engine {
         };
         let repeated = {
             let mut inner = lock(&live.inner);
+            if inner.lost {
+                return Err(taken_over().into());
+            }
             let repeated = inner.committing() && inner.row.ended_by.as_ref() == Some(&ended);
             if repeated && inner.failing {
                 return Err(Error::Unavailable("the end of the job is not stored yet".into()).into());

@@ -127,6 +127,9 @@ impl Engine {
             authorization: credentials.authorization,
         };
         let ears = Ears { engine: Arc::clone(self), live: Arc::clone(live) };
+        if !self.is_ours(live).await {
+            return None;
+        }
         let mut called = self.trigger.call(request, Arc::new(ears));
         let mut signals = live.signals.subscribe();
         let changed = async {
@@ -147,6 +150,27 @@ impl Engine {
                 None
             }
             outcome = &mut called => Some(outcome),
+        }
+    }
+
+    /// Whether the request may be sent. A node that was paused since it claimed the job
+    /// may have been taken for dead, and the job be another's.
+    async fn is_ours(self: &Arc<Self>, live: &Arc<Live>) -> bool {
+        loop {
+            match self.may_send(live).await {
+                Ok(ours) => return ours,
+                Err(error) => {
+                    tracing::warn!(%error, "whether the job is still this node's cannot be read now")
+                }
+            }
+            tokio::select! {
+                biased;
+                () = self.tasks.stop().cancelled() => {
+                    self.lost_by_us(live);
+                    return false;
+                }
+                () = tokio::time::sleep(Duration::from_millis(250)) => {}
+            }
         }
     }
 

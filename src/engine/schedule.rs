@@ -4,7 +4,7 @@
 //! What it examines: the rows whose time has come. What it does: queues them,
 //! or gives them up. It sleeps until the earliest time that is known, looks at
 //! the wall clock at least once a second (it may be set), and into the tables
-//! at least once a minute. A change is compared and set, so doing it twice
+//! at least once a minute, or every five seconds beside other nodes. A change is compared and set, so doing it twice
 //! does no harm.
 
 use super::{Engine, Error, live::Uncommitted};
@@ -24,6 +24,8 @@ use tokio::sync::Notify;
 const ROWS: u64 = 500;
 /// Between two looks into the tables that nobody asked for, milliseconds.
 const PERIOD: i64 = 60_000;
+/// The same where other nodes start jobs too, and may die before these are due.
+const SHARED_PERIOD: i64 = 5_000;
 
 /// When to look into the tables next.
 pub(super) struct Schedule {
@@ -89,7 +91,8 @@ impl Engine {
     /// Queues and gives up what is due, and finds out what is next.
     async fn carry_on(self: &Arc<Self>, now: i64) -> Result<(), Error> {
         // What comes while we read is noticed: it only moves this earlier.
-        self.schedule.next.store(now.saturating_add(PERIOD), Ordering::Release);
+        let period = if self.store.is_shared() { SHARED_PERIOD } else { PERIOD };
+        self.schedule.next.store(now.saturating_add(period), Ordering::Release);
         let mut overdue = self.store.overdue(now, ROWS).await?;
         let mut due = self.store.due(now, ROWS).await?;
         let more = overdue.len() as u64 == ROWS || due.len() as u64 == ROWS;

@@ -238,7 +238,7 @@ impl Engine {
     /// Cancels a job: a waiting one at once, a running one within its grace.
     ///
     /// # Errors
-    /// Not found, final, unavailable.
+    /// Not found, final, elsewhere, unavailable.
     pub async fn cancel(self: &Arc<Self>, id: JobId) -> Result<Record, Error> {
         for _ in 0..LOOKS {
             if let Some(live) = self.live.get(id) {
@@ -250,6 +250,9 @@ impl Engine {
             } else {
                 let records = self.store.records(&[id], true).await?;
                 let Some(record) = records.into_iter().next() else { return Err(Error::NotFound(id)) };
+                if matches!(record.job.state, State::Running(_)) {
+                    self.find_owner(id).await?;
+                }
                 match self.change_waiting(record, Event::Cancel).await {
                     Ok(Some(record)) => return Ok(record),
                     Ok(None) => {} // somebody was faster

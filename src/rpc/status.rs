@@ -103,6 +103,7 @@ pub fn of(error: Error) -> Status {
                 .into_status()
         }
         Error::Internal(text) => internal(&text),
+        Error::NameTaken(_) => internal(&message), // only told at the start
     }
 }
 

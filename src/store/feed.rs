@@ -62,6 +62,18 @@ pub(super) fn running_of(owner: &str) -> SelectStatement {
     select
 }
 
+pub(super) fn owners() -> SelectStatement {
+    let mut select = Query::select();
+    select
+        .distinct()
+        .column((job::Entity, job::Column::Owner))
+        .from(job::Entity)
+        .and_where(super::list::live())
+        .and_where(col(job::Column::State).eq(i64::from(StateName::Running.number())))
+        .and_where(col(job::Column::Owner).is_not_null());
+    select
+}
+
 /// Ids in one statement.
 const CHUNK: usize = 500;
 
@@ -100,8 +112,8 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Unavailable`], or [`Error::Corrupt`] if one of them is.
-    pub async fn running_of(&self, owner: &str, limit: u64) -> Result<Vec<Record>, Error> {
-        select::fetch(self.reader(), &running_of(owner), true, Some(limit)).await
+    pub async fn running_of(&self, owner: &str, limit: Option<u64>) -> Result<Vec<Record>, Error> {
+        select::fetch(self.reader(), &running_of(owner), true, limit).await
     }
 
     /// Which node owns a job; none if it does not run, or is not there.
@@ -116,6 +128,15 @@ impl Store {
             .and_where(col(job::Column::Id).eq(id.to_bytes().to_vec()));
         let found = select::run(self.reader(), &select, None).await?;
         Ok(found.first().map(|row| row.try_get_by_index(0)).transpose()?.flatten())
+    }
+
+    /// The nodes that own what runs, each once.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn owners(&self) -> Result<Vec<String>, Error> {
+        let found = select::run(self.reader(), &owners(), None).await?;
+        found.iter().map(|row| Ok(row.try_get_by_index(0)?)).collect()
     }
 
     async fn changes(&self, select: &SelectStatement, limit: Option<u64>) -> Result<Vec<Change>, Error> {

@@ -7,12 +7,13 @@
 
 use super::{
     Error, Store,
+    database::Database,
     dialect::{now, statement},
     entity::node,
     error::violates,
     shared,
 };
-use sea_orm::{ConnectionTrait as _, EntityTrait as _, QueryOrder as _};
+use sea_orm::{ConnectionTrait as _, DbErr, EntityTrait as _, QueryOrder as _};
 
 /// A server that announced itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,17 +181,13 @@ impl Store {
         let done = self.shared.pulse.execute_raw(statement(self.backend(), text, values)).await?;
         Ok(done.rows_affected() > 0)
     }
+}
 
-    /// Takes this server's own row away, at its end.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`].
-    pub async fn leave(&self) -> Result<(), Error> {
-        let text = r#"DELETE FROM "node" WHERE name = ? AND incarnation = ?"#;
-        let values = [self.shared.node.clone().into(), self.incarnation().to_vec().into()];
-        self.shared.pulse.execute_raw(statement(self.backend(), text, values)).await?;
-        Ok(())
-    }
+/// Takes a server's own row away, at its end.
+pub(super) async fn leave(db: &Database, incarnation: [u8; 16]) -> Result<(), DbErr> {
+    let text = r#"DELETE FROM "node" WHERE incarnation = ?"#;
+    let values = [incarnation.to_vec().into()];
+    db.execute_raw(statement(db.get_database_backend(), text, values)).await.map(drop)
 }
 
 fn read(row: node::Model) -> Result<Node, Error> {

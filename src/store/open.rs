@@ -7,6 +7,7 @@ use super::{
     database::Database,
     health::{Health, Reader, quick_check},
     names::Tables,
+    node,
     roots::{self, RootUse},
     server::{Server, is_server, shown},
     shared::{self, Mark},
@@ -428,7 +429,9 @@ async fn close_server(db: &Database, (reader, pulse): (Database, Database), mark
     let ended = async {
         let _ = reader.close().await;
         let _ = pulse.close().await;
-        // Left behind it is removed at the next start.
+        // All is written: others may take over what runs. What is left behind is
+        // removed at the next start.
+        let _ = node::leave(db, mark.incarnation).await;
         let _ = shared::end(db, mark.incarnation).await;
         db.close().await
     };

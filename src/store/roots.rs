@@ -158,6 +158,21 @@ async fn roots(db: &impl ConnectionTrait, path: &Path) -> Result<Vec<Stored>, Op
     rows.map_err(|error| OpenError::from_db(path, &error))?.into_iter().map(read).collect()
 }
 
+impl Store {
+    /// A root key that another node has taken into use since this store was opened, and
+    /// that is not known here.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn lacks_root(&self) -> Result<Option<String>, Error> {
+        let rows = root_key::Entity::find().all(&self.shared.pulse).await?;
+        let unknown =
+            |id: &Vec<u8>| RootId::try_from(id.clone()).is_ok_and(|id| self.keys().find(id).is_none());
+        let found = rows.into_iter().map(|row| row.id).find(unknown);
+        Ok(found.map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()))
+    }
+}
+
 fn identity(keys: &Keyring, stored: &Stored) -> Option<[u8; 32]> {
     let root = keys.find(stored.id)?;
     match &stored.identity {

@@ -242,7 +242,8 @@ impl Setup {
             .with("server.listen", "127.0.0.1:0")
             .with("server.shutdown_grace", "2s")
             .with("targets.default.url", &format!("http://{application}"))
-            .with("database.url", &url);
+            .with("database.url", &url)
+            .with("node.lease", "1s");
         let setup = if elsewhere { setup.with("key_file", &key) } else { setup };
         if Kept::here() == Kept::Pooler { setup.with("database.pooler", "true") } else { setup }
     }

@@ -50,19 +50,17 @@ async fn a_place_that_cannot_be_written_is_refused() {
 }
 
 #[tokio::test]
-async fn a_second_server_on_the_same_database_is_told_so_and_one_of_the_same_name_takes_its_place() {
+async fn a_second_server_of_the_same_name_is_refused_while_the_first_one_lives() {
     if !on_a_server() {
         return;
     }
     let (server, _application) = pair().await;
-    let Setup { folder, database, settings } = &server.setup;
-    let another = Setup { folder: folder.clone(), database: database.clone(), settings: settings.clone() };
-    let error = refused(&another.with("node.name", "another")).await;
-    assert!(matches!(error, app::Error::Occupied(_)), "{error}");
-    assert!(error.to_string().contains("in use by the server"), "{error}");
-    let next = app::App::build(&server.setup.config()).await.expect("it takes the place");
-    soon("the first one's end", server.stop.drain.cancelled()).await;
-    drop(next);
+    let error = refused(&server.setup).await;
+    assert!(matches!(error, app::Error::NameTaken(_)), "{error}");
+    assert!(error.to_string().starts_with("node.name: "), "{error}");
+    server.start(start("/goes-on")).await;
+    let setup = server.shut_down().await;
+    soon("the place", setup.start()).await;
 }
 
 #[tokio::test]
