@@ -208,7 +208,11 @@ impl Clock for SharedClock {
         let (least, most) = (wall.saturating_sub_unsigned(latest), wall.saturating_sub_unsigned(earliest));
         let offset = self.offset.load(Ordering::Acquire);
         if offset == Self::UNKNOWN || !(least..=most).contains(&offset) {
-            self.offset.store(least.midpoint(most), Ordering::Release);
+            let nearest = match offset {
+                Self::UNKNOWN => least.midpoint(most),
+                offset => offset.clamp(least, most),
+            };
+            self.offset.store(nearest, Ordering::Release);
         }
     }
 }
@@ -253,7 +257,9 @@ mod tests {
         clock.follow(9_002_040, 2_950..=3_050);
         assert_eq!(clock.wall(), 9_002_000, "as good as it can be told");
         clock.follow(9_002_040, 2_990..=3_010);
-        assert_eq!(clock.wall(), 9_002_040, "the database's clock was set");
+        assert_eq!(clock.wall(), 9_002_030, "no further than is needed");
+        clock.follow(8_000_000, 2_990..=3_010);
+        assert_eq!(clock.wall(), 8_000_010, "the database's clock was set back");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::{
     budget::Budget,
     connect,
     intake::Intake,
+    leftover,
     origin::Origins,
     outgo::{self, Unread},
     status,
@@ -143,15 +144,32 @@ where
         let held = match self.rules.admit(&mut request, call, &self.connection) {
             Ok(held) => held,
             Err(refused) => {
-                return Either::Left(ready(Ok(connect::refused(request.headers(), &refused))));
+                let response = connect::refused(request.headers(), &refused);
+                if !leftover::matters(&request) {
+                    return Either::Left(ready(Ok(response)));
+                }
+                return Either::Right(Box::pin(async move {
+                    leftover::read(request.into_body()).await;
+                    Ok(response)
+                }));
             }
         };
         let budget = self.rules.budget.clone();
-        let answer =
-            self.inner.call(request.map(|body| Body::new(Intake::new(body, call.asks, MESSAGE, budget))));
+        let (request, left) = if leftover::matters(&request) {
+            let (parts, body) = request.into_parts();
+            let (body, left) = leftover::given_back(body);
+            let body = Intake::new(body, call.asks, MESSAGE, budget);
+            (Request::from_parts(parts, Body::new(body)), Some(left))
+        } else {
+            (request.map(|body| Body::new(Intake::new(body, call.asks, MESSAGE, budget))), None)
+        };
+        let answer = self.inner.call(request);
         let (answers, unread) = (self.rules.answers.clone(), Arc::clone(&self.connection.unread));
         Either::Right(Box::pin(async move {
             let response = answer.await?;
+            if let Some(Ok(left)) = left.map(|mut left| left.try_recv()) {
+                leftover::read(left).await;
+            }
             Ok(if call.answers {
                 response.map(|body| Body::new(Placed { body, _held: held }))
             } else {

@@ -16,6 +16,7 @@ mod convert;
 pub mod frame;
 mod gate;
 mod intake;
+mod leftover;
 mod listen;
 mod mask;
 mod origin;

@@ -34,7 +34,9 @@ async fn attempts_of_a_target_begin_no_faster_than_its_rate() {
         let at = job.started_at.expect("it began");
         begun.push(at.seconds * 1_000 + i64::from(at.nanos / 1_000_000));
     }
-    assert!(begun.windows(2).all(|two| two[1] - two[0] >= 99), "{begun:?}");
+    // That of a database is measured anew with each beat, to some milliseconds.
+    let least = if matches!(Kept::here(), Kept::File | Kept::Memory) { 99 } else { 90 };
+    assert!(begun.windows(2).all(|two| two[1] - two[0] >= least), "{begun:?}");
 }
 
 #[tokio::test]

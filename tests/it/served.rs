@@ -197,3 +197,46 @@ async fn errors_of_plain_http_are_those_that_connect_defines() {
     let (status, _, answer) = plain(&server, start, &[JSON], &large).await;
     assert_eq!(status, 429, "{answer}");
 }
+
+#[tokio::test]
+async fn who_is_refused_while_still_sending_hears_why_and_may_go_on() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    async fn answer(stream: &mut TcpStream) -> String {
+        let mut text = Vec::new();
+        loop {
+            // The answers are small and say how long they are.
+            if let Some(end) = text.windows(4).position(|four| four == b"\r\n\r\n") {
+                let head = String::from_utf8_lossy(&text[..end]).to_lowercase();
+                let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+                let length: usize = length.expect("a length").trim().parse().expect("a number");
+                if text.len() >= end + 4 + length {
+                    return String::from_utf8(text).expect("text");
+                }
+            }
+            let read = soon("more", stream.read_buf(&mut text)).await.expect("open");
+            assert!(read > 0, "closed after {:?}", String::from_utf8_lossy(&text));
+        }
+    }
+    let (server, _application) = pair().await;
+    let mut stream = TcpStream::connect(server.address).await.expect("connected");
+    let head = |path: &str, kind: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\ncontent-length: 2\r\n\r\n"
+        )
+    };
+    let report = "/backjob.v1.JobWorker/Report";
+    for (path, kind, status) in [
+        (report, "application/json", 401),
+        ("/backjob.v1.JobControl/Nothing", "application/json", 404),
+        ("/backjob.v1.JobControl/ListJobs", "text/plain", 415),
+        ("/backjob.v1.JobControl/ListJobs", "application/json", 200),
+    ] {
+        stream.write_all(head(path, kind).as_bytes()).await.expect("written");
+        stream.flush().await.expect("flushed");
+        // A slow client: nothing is waited for here.
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+        stream.write_all(b"{}").await.expect("still open");
+        let answer = answer(&mut stream).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
+    }
+}
