@@ -1,7 +1,7 @@
 //! PostgreSQL's notifications: which jobs changed, told to the other nodes.
 //!
 //! ```text
-//!   writer ──committed──▶ gathered (bounded) ──▶ at once, or 50 ms after the last ──▶ others
+//!   writer ──committed──▶ gathered (bounded) ──▶ at once, or when that is not too often ──▶ others
 //! ```
 //!
 //! They go over a connection of their own, never in a transaction that writes: the
@@ -30,8 +30,11 @@ use tokio_util::sync::CancellationToken;
 /// Jobs in one notification: 16 bytes of who sends it and 24 of each job make, in
 /// base64, less than the 8000 bytes that PostgreSQL takes.
 const MOST: usize = 248;
-/// From one notification to the next, at least: they cost every node that listens.
-const REST: Duration = Duration::from_millis(50);
+/// What a notification uses up of the time that has passed, in milliseconds: they cost
+/// every node that listens.
+const COST: u64 = 63;
+/// What can be saved up. So in no second are there more than twenty.
+const SAVED: u64 = 4 * COST;
 /// Jobs that wait to be told of, at most; who polls finds the others.
 const GATHERED: usize = 10_000;
 
@@ -43,9 +46,43 @@ pub(super) struct Notices {
     to: Option<To>,
     /// Whether there are any.
     others_live: AtomicBool,
-    /// What was stored and is still to be told.
-    gathered: Mutex<HashMap<JobId, Revision>>,
+    gathered: Mutex<Gathered>,
     wake: Notify,
+}
+
+/// What was stored and is still to be told.
+#[derive(Default)]
+struct Gathered {
+    changes: HashMap<JobId, Revision>,
+    /// A job has ended.
+    ends: bool,
+}
+
+/// How often is not too often. Pure.
+struct Pace {
+    saved: u64,
+    /// Milliseconds on any clock.
+    at: u64,
+}
+
+impl Pace {
+    fn new(now: u64) -> Self {
+        Self { saved: SAVED, at: now }
+    }
+
+    fn saved(&self, now: u64) -> u64 {
+        (self.saved + now.saturating_sub(self.at)).min(SAVED)
+    }
+
+    /// How long to wait. The end of a job goes before all else, which leaves one for it.
+    fn wait(&self, now: u64, ends: bool) -> Duration {
+        let needs = if ends { COST } else { 2 * COST };
+        Duration::from_millis(needs.saturating_sub(self.saved(now)))
+    }
+
+    fn take(&mut self, now: u64) {
+        *self = Self { saved: self.saved(now).saturating_sub(COST), at: now };
+    }
 }
 
 struct To {
@@ -71,15 +108,17 @@ impl Notices {
             return;
         }
         let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        let Gathered { changes, ends } = &mut *gathered;
         let mut add = |id: JobId, revision: Revision| {
-            if gathered.len() < GATHERED || gathered.contains_key(&id) {
-                let newest = gathered.entry(id).or_default();
+            if changes.len() < GATHERED || changes.contains_key(&id) {
+                let newest = changes.entry(id).or_default();
                 *newest = (*newest).max(revision);
             }
         };
         for (rows, outcome) in stored {
             match (rows, outcome) {
                 (Rows::Insert { job, .. } | Rows::Update { job, .. }, Outcome::Done) => {
+                    *ends |= job.ended_at.is_some();
                     if let Some(id) = id(&job.id) {
                         add(id, Revision::from_stored(job.revision));
                     }
@@ -91,7 +130,7 @@ impl Notices {
                 _ => {}
             }
         }
-        let any = !gathered.is_empty();
+        let any = !gathered.changes.is_empty();
         drop(gathered);
         if any {
             self.wake.notify_one();
@@ -101,15 +140,39 @@ impl Notices {
     /// Tells what is stored until the store is closed, and then what was stored last.
     /// What cannot be told is not told again: whoever listens polls, too.
     pub(super) async fn run(&self, closed: CancellationToken) {
+        let began = tokio::time::Instant::now();
+        let now = || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut pace = Pace::new(now());
+        let mut wait = None;
         loop {
+            let waited = async {
+                match wait {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = closed.cancelled() => break,
+                () = waited => {}
                 () = self.wake.notified() => {}
             }
+            let (any, ends) = {
+                let gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+                (!gathered.changes.is_empty(), gathered.ends)
+            };
+            if !any {
+                wait = None;
+                continue;
+            }
+            wait = Some(pace.wait(now(), ends)).filter(|wait| !wait.is_zero());
+            if wait.is_some() {
+                continue;
+            }
+            pace.take(now());
             tokio::select! {
                 biased;
-                () = async { tokio::join!(self.tell(), tokio::time::sleep(REST)); } => {}
+                () = self.tell() => {}
                 () = closed.cancelled() => break,
             }
         }
@@ -120,7 +183,8 @@ impl Notices {
     }
 
     async fn tell(&self) {
-        let changes: Vec<_> = self.gathered.lock().unwrap_or_else(PoisonError::into_inner).drain().collect();
+        let gathered = std::mem::take(&mut *self.gathered.lock().unwrap_or_else(PoisonError::into_inner));
+        let changes: Vec<_> = gathered.changes.into_iter().collect();
         if let Err(error) = self.notify(&changes).await {
             tracing::debug!(%error, jobs = changes.len(), "other nodes are not notified");
         }
@@ -257,5 +321,41 @@ fn unavailable(error: sea_orm::SqlxError) -> Error {
 impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Listener")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_end_does_not_wait_behind_progress() {
+        let (mut pace, mut waited) = (Pace::new(0), 0);
+        for now in 0..10_000 {
+            if pace.wait(now, false).is_zero() {
+                pace.take(now);
+                waited = now;
+            }
+            assert!(now - waited <= 2 * COST, "and progress goes on");
+            assert!(pace.wait(now, true).is_zero(), "{now}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_second_has_more_than_twenty(wishes in prop::collection::vec((0..90_u64, any::<bool>()), 1..400)) {
+            let (mut pace, mut now, mut taken) = (Pace::new(0), 0, Vec::<u64>::new());
+            for (rest, ends) in wishes {
+                now += rest;
+                now += u64::try_from(pace.wait(now, ends).as_millis()).expect("short");
+                prop_assert!(pace.wait(now, ends).is_zero());
+                pace.take(now);
+                taken.push(now);
+            }
+            for at in &taken {
+                prop_assert!(taken.iter().filter(|other| (*at..at + 1_000).contains(other)).count() <= 20);
+            }
+        }
     }
 }

@@ -100,8 +100,8 @@ async fn many_changes_are_told_in_few_notifications() {
         }
         added(&a, job(2)).await;
         let (told, count) = heard(&mut listener, job(2).id).await;
-        // One at once, and one after each 50 ms; on a slow machine they are fewer.
-        let most = began.elapsed().as_millis() / 50 + 2;
+        // On a slow machine they are fewer.
+        let most = began.elapsed().as_millis() / 63 + 5;
         assert!(u128::from(count) <= most && changes > 2 * count, "{changes} changes, {count} notifications");
         assert_eq!(told[&record.id], record.job.revision, "the newest");
         a.close().await;
