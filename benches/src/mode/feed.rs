@@ -130,7 +130,11 @@ async fn with(options: &Options, url: &str, how: &str, notified: bool) -> Result
             "{jobs} jobs report, {ends} others end meanwhile; database: transactions of PostgreSQL, \
              statements of MariaDB"
         );
-        steps.push(Step::new("feed", &name, &layout, options, windows));
+        let step = Step::new("feed", &name, &layout, options, windows);
+        steps.push(match notified && watched {
+            true => step.goal("p99 of an end", &[Most("end_p99_us", 50_000.0, "µs")]),
+            false => step,
+        });
     }
     nodes.world.ask::<()>(&Question::Release).await?;
     let Nodes { world, _other: other, database } = nodes;
