@@ -251,7 +251,7 @@ async fn rows_that_are_committed_out_of_order_are_not_skipped() {
         seen.until(&mut all, "every change", done).await;
     }
     held.commit().await.expect("committed");
-    let one = by_filter.job().await;
+    let one = soon("the late one", by_filter.job()).await;
     assert_eq!((one.id.as_str(), one.state()), (late.id.as_str(), JobState::Cancelled));
     assert_eq!(one.revision, late.revision + 1);
     beside.close().await.expect("closed");
