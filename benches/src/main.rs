@@ -2,6 +2,7 @@
 
 mod child;
 mod clock;
+mod database;
 mod fault;
 mod filled;
 mod floor;

@@ -18,6 +18,9 @@ use tempfile::TempDir;
 pub struct World {
     pub options: Options,
     pub service: Service,
+    program: PathBuf,
+    /// Of the service.
+    settings: Vec<(String, String)>,
     action: Child,
     client: Child,
     pub echo: Child,
@@ -57,7 +60,23 @@ impl World {
         let pids = [("service", service.id()), ("action", action.id()), ("echo", echo.id())];
         let pids = pids.map(|(name, pid)| (name.to_owned(), pid)).into();
         client.ask::<()>(&Question::Know { ports: places, pids, payload: options.payload.max(12) }).await?;
-        Ok(Self { options: options.clone(), service, action, client, echo, folder })
+        Ok(Self { options: options.clone(), service, program, settings, action, client, echo, folder })
+    }
+
+    /// Another node on the same database, with these settings besides those of the first;
+    /// the client knows it as `other`.
+    pub async fn another(&mut self, name: &str, settings: &[(&str, &str)]) -> Result<Service, Fault> {
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir(&folder)?;
+        let mut all = self.settings.clone();
+        // What is for targets of the first one's own is for it alone.
+        all.retain(|(key, _)| !key.starts_with("targets.") || key.starts_with("targets.default."));
+        all.push(("node.name".to_owned(), name.to_owned()));
+        all.extend(settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        let service = Service::start(&self.program, &folder, &all).await?;
+        let also = Question::Also { name: "other".to_owned(), port: service.port.into(), pid: service.id() };
+        self.client.ask::<()>(&also).await?;
+        Ok(service)
     }
 
     /// Tells the client something.
@@ -117,7 +136,8 @@ fn usual(
     }
     let usual = usual.into_iter().map(|(key, value)| (key.to_owned(), value));
     let more = settings.iter().map(|(key, value)| {
-        ((*key).to_owned(), value.replace("{application}", &format!("http://127.0.0.1:{application}")))
+        let value = value.replace("{application}", &format!("http://127.0.0.1:{application}"));
+        ((*key).to_owned(), value.replace("{folder}", &folder.display().to_string()))
     });
     usual.chain(more).collect()
 }

@@ -89,6 +89,9 @@ impl Engine {
                 }
                 return;
             }
+            if text {
+                inner.raise_for_text(self, live);
+            }
             inner.update(live, text, now)
         };
         let (engine, live) = (Arc::clone(self), Arc::clone(live));

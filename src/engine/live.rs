@@ -245,6 +245,15 @@ impl Inner {
         Ok(transition)
     }
 
+    /// Text is stored now that came with a revision which is stored already: it gets one
+    /// of its own, or nobody who watches on another node would be shown it.
+    pub(super) fn raise_for_text(&mut self, engine: &Engine, live: &Live) {
+        if engine.store.is_shared() && self.job.revision == self.stored {
+            self.job.revision = self.job.revision.next();
+            engine.publish(live, self);
+        }
+    }
+
     /// Keeps the attempt's row in step with the run.
     fn note(&mut self) {
         if let State::Running(run) = &self.job.state {

@@ -32,6 +32,7 @@ mod again;
 mod dispatcher;
 mod error;
 mod explain;
+mod feed;
 mod flusher;
 mod live;
 mod nodes;
@@ -170,6 +171,7 @@ pub struct Engine {
     timers: timers::Timers,
     flusher: flusher::Flusher,
     nodes: nodes::Nodes,
+    feed: feed::Feed,
     draining: AtomicBool,
     /// Told when the store fails or is back.
     store_changed: Notify,
@@ -189,6 +191,7 @@ impl Engine {
             schedule: schedule::Schedule::default(),
             timers: timers::Timers::default(),
             flusher: flusher::Flusher::default(),
+            feed: feed::Feed::default(),
             live: live::Map::default(),
             // Where others write too, a row may change unnoticed.
             recent: recent::Recent::new(settings.cache, !store.is_shared()),
@@ -212,6 +215,8 @@ impl Engine {
         if engine.store.is_shared() {
             engine.tasks.spawn("waiting", Arc::clone(&engine).run_count_of_waiting());
             engine.tasks.spawn("nodes", Arc::clone(&engine).run_nodes());
+            engine.tasks.spawn("feed", Arc::clone(&engine).run_feed());
+            engine.tasks.spawn("feed ears", Arc::clone(&engine).run_feed_ears());
         }
         engine.tasks.spawn("timers", Arc::clone(&engine).run_timers());
         engine.tasks.spawn("schedule", Arc::clone(&engine).run_schedule());

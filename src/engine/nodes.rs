@@ -252,6 +252,7 @@ impl Engine {
             let mut seen = lock(&self.nodes.seen);
             let dead = seen.look(nodes, self.clock.mono(), self.nodes.lease());
             let gone = |owner: &String| *owner != self.settings.node && !seen.nodes.contains_key(owner);
+            self.store.set_others_live(seen.nodes.len() > 1);
             (dead, owners.into_iter().filter(gone).collect::<Vec<_>>())
         };
         if self.is_draining() {

@@ -20,6 +20,9 @@ pub struct Now {
 pub struct Revision(u64);
 
 impl Revision {
+    /// None comes after it, and no job ever has it.
+    pub const LAST: Self = Self(i64::MAX as u64);
+
     /// The revision of a stored row.
     pub fn from_stored(stored: i64) -> Self {
         Self(u64::try_from(stored).unwrap_or(0))

@@ -91,8 +91,10 @@ impl Text {
     pub fn since(&self, seen: Option<Cursor>) -> (u64, &str, bool) {
         let all = (self.kept_from(), self.kept.as_str(), true);
         match seen {
+            // Where text was dropped after the last replacement, a reader who stands in
+            // what is kept has read on since that.
             Some(Cursor { replaced_at, written: at })
-                if replaced_at == self.replaced_at && at >= self.kept_from() =>
+                if (replaced_at == self.replaced_at || self.truncated) && at >= self.kept_from() =>
             {
                 let from = usize::try_from(at - self.kept_from()).ok();
                 from.and_then(|from| self.kept.get(from..)).map_or(all, |piece| (at, piece, false))
@@ -134,9 +136,24 @@ mod tests {
         assert_eq!(text.since(Some(seen)), (6, "!", false));
     }
 
+    #[test]
+    fn a_stored_text_that_lost_its_beginning_is_read_on_without_a_reset() {
+        let stored = |text: &Text| Text::restored(text.as_str().to_owned(), text.written(), text.truncated());
+        let mut text = Text::default();
+        text.append(&"a".repeat(KEPT + 10));
+        let seen = stored(&text).cursor();
+        text.append("more");
+        assert_eq!(stored(&text).since(Some(seen)), (KEPT as u64 + 10, "more", false));
+        text.replace(&"b".repeat(KEPT + 10));
+        assert!(stored(&text).since(Some(seen)).2, "another text");
+    }
+
     proptest! {
         #[test]
-        fn pieces_joined_are_exactly_the_text(ops in prop::collection::vec((0..8u8, any::<char>(), 0..30_000usize), 1..24)) {
+        fn pieces_joined_are_exactly_the_text(
+            stored in any::<bool>(),
+            ops in prop::collection::vec((0..8u8, any::<char>(), 0..30_000usize), 1..24),
+        ) {
             let mut text = Text::default();
             let mut expected = String::new();
             let mut joined = String::new();
@@ -150,13 +167,18 @@ mod tests {
                     text.append(&piece);
                     expected.push_str(&piece);
                 }
-                let (from, rest, reset) = text.since(seen);
+                // On another node it is as it was stored.
+                let shown = match stored {
+                    true => Text::restored(text.as_str().to_owned(), text.written(), text.truncated()),
+                    false => text.clone(),
+                };
+                let (from, rest, reset) = shown.since(seen);
                 if reset {
                     joined.clear();
                 }
                 prop_assert_eq!(from + rest.len() as u64, text.written());
                 joined.push_str(rest);
-                seen = Some(text.cursor());
+                seen = Some(shown.cursor());
                 prop_assert!(text.as_str().len() <= KEPT);
                 prop_assert!(joined.ends_with(text.as_str()));
                 prop_assert!(expected.ends_with(text.as_str()));

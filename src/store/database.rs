@@ -48,10 +48,6 @@ impl Database {
         &self.connection
     }
 
-    pub(super) fn tables(&self) -> &Tables {
-        &self.tables
-    }
-
     /// Whether several nodes may write to it.
     pub(super) fn is_shared(&self) -> bool {
         self.get_database_backend() != DbBackend::Sqlite

@@ -130,7 +130,7 @@ struct Shared {
     #[cfg(test)]
     model: Option<model::Model>,
     pulse: Database,
-    notifier: Option<Database>,
+    notices: Arc<notice::Notices>,
     server: Option<Server>,
     incarnation: [u8; 16],
     queue: mpsc::Sender<Item>,

@@ -15,6 +15,7 @@ use super::{
     database::Database,
     entity::{attempt, job, job_label, job_request, job_text, start_key},
     health::{Health, Reader},
+    notice::Notices,
     row,
     write::Rows,
     writer::Writer,
@@ -320,7 +321,9 @@ impl Store {
         let health = Arc::new(Health::new());
         let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
         let model = Model { disk: Arc::clone(disk), fate, closed: closed.clone() };
+        let notices = Arc::new(Notices::new(None, &super::names::Tables::default(), [0; 16]));
         let mut writer = Writer {
+            notices: Arc::clone(&notices),
             db: nowhere(),
             on_file: false,
             reader: Reader { db: nowhere(), health: Arc::clone(&health) },
@@ -344,7 +347,7 @@ impl Store {
         let shared = Shared {
             reader: Reader { db: nowhere(), health: Arc::clone(&health) },
             pulse: nowhere(),
-            notifier: None,
+            notices,
             server: None,
             incarnation: [0; 16],
             model: Some(model),

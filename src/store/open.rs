@@ -8,6 +8,7 @@ use super::{
     health::{Health, Reader, quick_check},
     names::Tables,
     node,
+    notice::Notices,
     roots::{self, RootUse},
     server::{Server, is_server, shown},
     shared::{self, Mark},
@@ -72,7 +73,9 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
     let health = Arc::new(Health::new());
     let reader = Reader { db: reader, health: Arc::clone(&health) };
     let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
+    let notices = Arc::new(Notices::new(server.as_ref(), &options.tables, incarnation));
     let mut writer = Writer {
+        notices: Arc::clone(&notices),
         db,
         on_file: file.is_some(),
         reader: reader.clone(),
@@ -111,8 +114,12 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
             }
         });
     }
+    if server.is_some() {
+        let (notices, closed) = (Arc::clone(&notices), closed.clone());
+        tasks.spawn("store notices", async move { notices.run(closed).await });
+    }
     let shared = Shared {
-        notifier: server.as_ref().map(|server| server.connect(1)),
+        notices,
         reader,
         #[cfg(test)]
         model: None,

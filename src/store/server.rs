@@ -112,6 +112,10 @@ impl Server {
         Database::new(connection, self.tables.clone(), connections)
     }
 
+    pub(super) fn is_postgres(&self) -> bool {
+        matches!(self.options, Address::Postgres(_))
+    }
+
     /// What goes wrong while it is opened.
     pub(super) fn error(&self, error: &DbErr) -> OpenError {
         OpenError::from_db(Path::new(&self.name), error)

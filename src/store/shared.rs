@@ -97,13 +97,19 @@ pub(super) async fn within<T, E: From<DbErr>>(work: impl Future<Output = Result<
 
 impl Writer {
     /// Carries out a transaction beside those of other nodes.
-    pub(super) async fn commit_shared(&mut self, rows: &[Rows], mark: Mark) -> Result<Vec<Outcome>, Error> {
+    pub(super) async fn commit_shared(
+        &mut self,
+        rows: &mut [Rows],
+        mark: Mark,
+    ) -> Result<Vec<Outcome>, Error> {
         // Where the last one failed, a new connection is no news.
         let (mut tries, mut connections) = (0, if self.health.is_good() { 0 } else { CONNECTIONS });
         loop {
             tries += 1;
             let last = self.mark.map_or(mark.number, |mark| mark.number);
-            self.mark = Some(Mark { number: self.clock.wall().max(last + 1), ..mark });
+            let now = self.clock.wall();
+            self.mark = Some(Mark { number: now.max(last + 1), ..mark });
+            rows.iter_mut().for_each(|rows| rows.change_at(now));
             let error = match commit(&self.db, rows, None, self.mark).await {
                 Ok(outcomes) => return Ok(outcomes),
                 Err(Failed::Overtaken) if tries < TRIES => {

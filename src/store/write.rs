@@ -257,6 +257,14 @@ impl Rows {
         }
     }
 
+    /// That it is stored at this time: who looks for what changed of late looks for
+    /// that, and what is changed may have waited long to be stored.
+    pub(super) fn change_at(&mut self, now: i64) {
+        if let Self::Insert { job, .. } | Self::Update { job, .. } = self {
+            job.changed_at = job.updated_at.max(now);
+        }
+    }
+
     /// How much memory it takes, roughly: what may be large.
     pub(super) fn bytes(&self) -> usize {
         let (request, text) = match self {

@@ -15,6 +15,7 @@ use super::{
     commit::commit,
     database::Database,
     health::{Health, Reader},
+    notice::Notices,
     shared::{self, Mark},
     write::{Done, Outcome, Rows},
 };
@@ -72,6 +73,8 @@ pub(super) struct Writer {
     pub root: RootId,
     /// Whether the tables name it.
     pub root_known: bool,
+    /// Tells other nodes what is stored.
+    pub notices: Arc<Notices>,
     /// The last transaction, where other nodes write too.
     pub mark: Option<Mark>,
 }
@@ -146,10 +149,11 @@ impl Writer {
     }
 
     async fn write(&mut self, set: Vec<Item>) {
-        let (rows, told): (Vec<Rows>, Vec<_>) =
+        let (mut rows, told): (Vec<Rows>, Vec<_>) =
             set.into_iter().map(|item| (item.rows, (item.id, item.done))).unzip();
-        match self.commit(&rows).await {
+        match self.commit(&mut rows).await {
             Ok(outcomes) => {
+                self.notices.gather(rows.iter().zip(&outcomes));
                 // In a transaction new jobs and joins come before changes: so are they
                 // told, that the end of a job is shown with all who joined it.
                 let starts = rows.iter().map(|rows| matches!(rows, Rows::Insert { .. }));
@@ -158,8 +162,9 @@ impl Writer {
                 first.into_iter().chain(then).for_each(|((to, outcome), _)| tell(to, Ok(outcome)));
             }
             Err(Error::Refused(_)) if rows.len() > 1 => {
-                for (rows, to) in rows.chunks(1).zip(told) {
+                for (rows, to) in rows.chunks_mut(1).zip(told) {
                     let result = self.commit(rows).await.map(|outcomes| outcomes[0]);
+                    self.notices.gather(rows.iter().zip(&result));
                     tell(to, result);
                 }
             }
@@ -167,7 +172,7 @@ impl Writer {
         }
     }
 
-    async fn commit(&mut self, rows: &[Rows]) -> Result<Vec<Outcome>, Error> {
+    async fn commit(&mut self, rows: &mut [Rows]) -> Result<Vec<Outcome>, Error> {
         #[cfg(test)]
         if let Some(model) = &self.model {
             let result = model.commit(rows).await;

@@ -4,7 +4,7 @@ use super::frame::{Frame, Subject};
 use super::inbox::{Closed, Inbox, Item};
 use crate::job::{JobId, Revision};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -45,13 +45,54 @@ struct Registry<S> {
     by_job: HashMap<JobId, Watchers<S>>,
     by_filter: Watchers<S>,
     all: BTreeMap<u64, Weak<Core<S>>>,
+    ended: Ended,
     closed: bool,
+}
+
+impl<S> Registry<S> {
+    /// Nothing of this job is published to the watcher any more.
+    fn leave(&mut self, core: &Core<S>, id: JobId) {
+        if let Some(watchers) = self.by_job.get_mut(&id) {
+            watchers.remove(&core.number);
+            if watchers.is_empty() {
+                self.by_job.remove(&id);
+            }
+        }
+    }
+}
+
+/// Jobs in one generation of [`Ended`].
+const GENERATION: usize = 65_536;
+
+/// Jobs whose end was published while somebody watched by a filter: who has taken it
+/// forgets the job, and must be told neither that again nor what was before. A change
+/// may come twice, or late, where other nodes make changes too; not after as many
+/// others have ended as are held here.
+#[derive(Default)]
+struct Ended {
+    young: HashSet<JobId>,
+    old: HashSet<JobId>,
+}
+
+impl Ended {
+    fn holds(&self, id: JobId) -> bool {
+        self.young.contains(&id) || self.old.contains(&id)
+    }
+
+    fn add(&mut self, id: JobId) {
+        if self.young.len() >= GENERATION {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(id);
+    }
 }
 
 /// Everyone who watches.
 pub struct Hub<S> {
     registry: Mutex<Registry<S>>,
     next: AtomicU64,
+    /// Told when somebody begins to watch.
+    came: Notify,
 }
 
 impl<S: Subject> Default for Hub<S> {
@@ -60,9 +101,10 @@ impl<S: Subject> Default for Hub<S> {
             by_job: HashMap::new(),
             by_filter: BTreeMap::new(),
             all: BTreeMap::new(),
+            ended: Ended::default(),
             closed: false,
         };
-        Self { registry: Mutex::new(registry), next: AtomicU64::new(0) }
+        Self { registry: Mutex::new(registry), next: AtomicU64::new(0), came: Notify::new() }
     }
 }
 
@@ -93,7 +135,9 @@ impl<S: Subject> Hub<S> {
                 registry.by_filter.insert(number, Arc::clone(&core));
             }
             registry.all.insert(number, Arc::downgrade(&core));
+            self.came.notify_waiters();
         }
+        drop(registry);
         Watcher { core, hub: Arc::clone(self) }
     }
 
@@ -101,14 +145,23 @@ impl<S: Subject> Hub<S> {
     /// may do so by a filter.
     pub fn is_watched(&self, id: JobId) -> bool {
         let registry = lock(&self.registry);
-        !registry.by_filter.is_empty() || registry.by_job.contains_key(&id)
+        if registry.by_filter.is_empty() {
+            return registry.by_job.contains_key(&id);
+        }
+        !registry.ended.holds(id)
     }
 
-    /// Hands a change to all who watch its job.
+    /// Hands a change to all who watch its job. It may come twice, or late.
     pub fn publish(&self, frame: &Arc<Frame<S>>) {
-        let id = frame.subject.id();
+        let (id, last) = (frame.subject.id(), frame.subject.is_final());
         let mut registry = lock(&self.registry);
-        let Registry { by_job, by_filter, .. } = &mut *registry;
+        let Registry { by_job, by_filter, ended, .. } = &mut *registry;
+        if ended.holds(id) {
+            return;
+        }
+        if last && !by_filter.is_empty() {
+            ended.add(id);
+        }
         for core in by_filter.values() {
             if core.matches.as_ref().is_some_and(|matches| matches(&frame.subject)) {
                 join(by_job, core, id);
@@ -116,7 +169,6 @@ impl<S: Subject> Hub<S> {
                 passed_over.insert(id);
             }
         }
-        let last = frame.subject.is_final();
         match by_job.get(&id) {
             None => {}
             Some(watchers) => watchers.values().for_each(|core| core.offer(frame)),
@@ -128,11 +180,57 @@ impl<S: Subject> Hub<S> {
 
     /// Tells all who watch the job that it is gone.
     pub fn deleted(&self, id: JobId) {
-        let registry = lock(&self.registry);
-        for core in registry.all.values().filter_map(Weak::upgrade) {
-            if lock(&core.inbox).deleted(id) {
+        self.tell_deleted(id, |_| true);
+    }
+
+    /// The same to those alone who were told of the job before: it is not there now,
+    /// and others may be about to find that out by themselves.
+    pub fn gone(&self, id: JobId) {
+        self.tell_deleted(id, |inbox| inbox.has_seen(id));
+    }
+
+    fn tell_deleted(&self, id: JobId, is_told: impl Fn(&Inbox<S>) -> bool) {
+        let mut registry = lock(&self.registry);
+        let all: Vec<_> = registry.all.values().filter_map(Weak::upgrade).collect();
+        for core in all {
+            let mut inbox = lock(&core.inbox);
+            if is_told(&inbox) && inbox.deleted(id) {
                 core.wake.notify_one();
+                registry.leave(&core, id);
             }
+        }
+    }
+
+    /// Every job that somebody watches, also those whose end was told: with the lowest
+    /// revision that one of its watchers was told; none if one was told nothing yet.
+    pub fn held(&self) -> HashMap<JobId, Option<Revision>> {
+        let all: Vec<_> = lock(&self.registry).all.values().filter_map(Weak::upgrade).collect();
+        let mut held = HashMap::new();
+        for core in all {
+            for (id, seen) in lock(&core.inbox).seen() {
+                let lowest = held.entry(id).or_insert(seen);
+                *lowest = (*lowest).min(seen); // none is less than any
+            }
+        }
+        held
+    }
+
+    /// Whether somebody watches this job, or was told of its end and watches others.
+    pub fn is_held(&self, id: JobId) -> bool {
+        let all: Vec<_> = lock(&self.registry).all.values().filter_map(Weak::upgrade).collect();
+        all.iter().any(|core| lock(&core.inbox).holds(id))
+    }
+
+    /// Returns once somebody watches. Cancel safe.
+    pub async fn somebody(&self) {
+        loop {
+            let came = self.came.notified();
+            tokio::pin!(came);
+            came.as_mut().enable();
+            if self.watchers() > 0 {
+                return;
+            }
+            came.await;
         }
     }
 
@@ -154,7 +252,11 @@ impl<S: Subject> Hub<S> {
 
 /// Puts a job on a watcher's stream.
 fn join<S: Subject>(by_job: &mut HashMap<JobId, Watchers<S>>, core: &Arc<Core<S>>, id: JobId) {
-    if lock(&core.inbox).add(id) {
+    let mut inbox = lock(&core.inbox);
+    if inbox.is_over(id) {
+        return;
+    }
+    if inbox.add(id) {
         by_job.entry(id).or_default().insert(core.number, Arc::clone(core));
     } else {
         core.wake.notify_one();
@@ -170,12 +272,15 @@ pub struct Watcher<S: Subject> {
 impl<S: Subject> Watcher<S> {
     /// A state that was read. Taken only if it is newer than what is known.
     pub fn offer(&self, frame: &Arc<Frame<S>>) {
-        if self.core.matches.is_some() && !frame.subject.is_final() {
-            join(&mut lock(&self.hub.registry).by_job, &self.core, frame.subject.id());
-        } else {
-            lock(&self.core.inbox).add(frame.subject.id());
+        let id = frame.subject.id();
+        if frame.subject.is_final() {
+            lock(&self.hub.registry).leave(&self.core, id); // nothing else comes
+        } else if self.core.matches.is_some() {
+            join(&mut lock(&self.hub.registry).by_job, &self.core, id);
         }
-        self.core.offer(frame);
+        if lock(&self.core.inbox).read(frame) {
+            self.core.wake.notify_one();
+        }
     }
 
     /// Jobs that were offered and may have changed unnoticed before. To be
@@ -189,11 +294,18 @@ impl<S: Subject> Watcher<S> {
 
     /// The client has seen this state.
     pub fn known(&self, id: JobId, revision: Revision, last: bool) {
+        if last {
+            lock(&self.hub.registry).leave(&self.core, id);
+        }
         lock(&self.core.inbox).known(id, revision, last);
     }
 
     /// These of the ids do not exist.
     pub fn missing(&self, ids: Vec<JobId>) {
+        {
+            let mut registry = lock(&self.hub.registry);
+            ids.iter().for_each(|id| registry.leave(&self.core, *id));
+        }
         lock(&self.core.inbox).missing(ids);
         self.core.wake.notify_one();
     }
@@ -227,12 +339,10 @@ impl<S: Subject> Drop for Watcher<S> {
         registry.by_filter.remove(&self.core.number);
         let ids: Vec<JobId> = lock(&self.core.inbox).ids().collect();
         for id in ids {
-            if let Some(watchers) = registry.by_job.get_mut(&id) {
-                watchers.remove(&self.core.number);
-                if watchers.is_empty() {
-                    registry.by_job.remove(&id);
-                }
-            }
+            registry.leave(&self.core, id);
+        }
+        if registry.by_filter.is_empty() {
+            registry.ended = Ended::default(); // whoever comes now reads first
         }
     }
 }

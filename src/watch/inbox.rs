@@ -3,7 +3,7 @@
 use super::frame::{Frame, Subject};
 use crate::job::{JobId, Revision};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -39,6 +39,8 @@ struct Watched<S> {
     /// The revision last put in, whether taken or not.
     seen: Option<Revision>,
     last: bool,
+    /// The last state was read: it may still be published.
+    read: bool,
     waiting: Option<(Arc<Frame<S>>, u32)>,
 }
 
@@ -58,13 +60,24 @@ pub(super) struct Inbox<S> {
     open: usize,
     /// Whether jobs may join later.
     endless: bool,
+    /// Then also jobs that must not join any more: they were read when they had ended,
+    /// and that was taken. No more than were there when the watch began.
+    over: HashSet<JobId>,
     synced: bool,
     closed: Option<Closed>,
 }
 
 impl<S: Subject> Inbox<S> {
     pub(super) fn new(endless: bool) -> Self {
-        Self { jobs: HashMap::new(), queue: VecDeque::new(), open: 0, endless, synced: false, closed: None }
+        Self {
+            jobs: HashMap::new(),
+            queue: VecDeque::new(),
+            open: 0,
+            endless,
+            over: HashSet::new(),
+            synced: false,
+            closed: None,
+        }
     }
 
     /// Makes room for a job. False if there are too many.
@@ -76,7 +89,7 @@ impl<S: Subject> Inbox<S> {
             self.close(Closed::TooManyJobs);
             return false;
         }
-        self.jobs.insert(id, Watched { seen: None, last: false, waiting: None });
+        self.jobs.insert(id, Watched { seen: None, last: false, read: false, waiting: None });
         self.open += 1;
         true
     }
@@ -90,6 +103,19 @@ impl<S: Subject> Inbox<S> {
             job.last = last;
             self.open -= usize::from(last);
         }
+    }
+
+    /// A state that was read. True if there is something new to take.
+    pub(super) fn read(&mut self, frame: &Arc<Frame<S>>) -> bool {
+        let id = frame.subject.id();
+        if self.is_over(id) || !self.add(id) {
+            return false;
+        }
+        let new = self.offer(frame);
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.read |= new;
+        }
+        new
     }
 
     /// A state of a watched job. True if there is something new to take.
@@ -165,9 +191,13 @@ impl<S: Subject> Inbox<S> {
                     let Some((frame, skipped)) = job.waiting.take() else { continue };
                     if job.last {
                         self.open -= 1;
+                        let read = job.read;
                         if self.endless {
                             // What has ended makes room for what is to come.
                             self.jobs.remove(&id);
+                            if read {
+                                self.over.insert(id);
+                            }
                         }
                     }
                     return Some(Ok(Item::Changed(frame, skipped)));
@@ -176,6 +206,21 @@ impl<S: Subject> Inbox<S> {
         }
         let done = self.synced && !self.endless && self.open == 0;
         self.closed.or(done.then_some(Closed::Done)).map(Err)
+    }
+
+    /// Whether its end was taken already.
+    pub(super) fn is_over(&self, id: JobId) -> bool {
+        self.over.contains(&id)
+    }
+
+    /// Whether a state of the job was put in.
+    pub(super) fn has_seen(&self, id: JobId) -> bool {
+        self.jobs.get(&id).is_some_and(|job| job.seen.is_some())
+    }
+
+    /// Every job on this watch, and the revision last put in.
+    pub(super) fn seen(&self) -> impl Iterator<Item = (JobId, Option<Revision>)> + '_ {
+        self.jobs.iter().map(|(id, job)| (*id, job.seen))
     }
 
     /// Whether the job is on this watch.

@@ -17,6 +17,7 @@ mod ends;
 mod errors;
 mod explain;
 mod faults;
+mod feeds;
 mod fuzz;
 mod greedy;
 mod harness;

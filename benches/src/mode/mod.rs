@@ -3,6 +3,7 @@
 mod connections;
 mod disk;
 mod end_to_end;
+mod feed;
 mod finished;
 mod handler;
 mod memory;
@@ -48,12 +49,15 @@ pub enum Mode {
     /// With a million finished jobs in the database beside none, or as many as
     /// --finished says.
     Finished,
+    /// From a report to one node to the frame on another, and what that costs the
+    /// database; see --database.
+    Feed,
     /// Everything, and a table of all goals.
     All,
 }
 
 impl Mode {
-    const EACH: [Self; 12] = [
+    const EACH: [Self; 13] = [
         Self::Status,
         Self::Start,
         Self::StartToHandler,
@@ -66,6 +70,7 @@ impl Mode {
         Self::Disk,
         Self::Connections,
         Self::Finished,
+        Self::Feed,
     ];
 
     /// Measures; `print` gets each step when it is through.
@@ -83,6 +88,7 @@ impl Mode {
             Self::Disk => disk::run(options).await?,
             Self::Connections => connections::run(options).await?,
             Self::Finished => finished::run(options).await?,
+            Self::Feed => feed::run(options).await?,
             Self::All => {
                 for mode in Self::EACH {
                     Box::pin(mode.run(options, print)).await?;

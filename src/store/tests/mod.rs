@@ -3,6 +3,7 @@
 mod cut;
 #[path = "../../../tests/it/databases.rs"]
 mod databases;
+mod feed;
 mod list;
 mod model;
 mod nodes;

@@ -172,7 +172,144 @@ async fn a_waiting_reader_is_woken() {
     assert!(matches!(item, Ok(Item::Changed(..))));
 }
 
+fn everything() -> Option<Matches<Seen>> {
+    Some(Box::new(|_: &Seen| true))
+}
+
+#[test]
+fn an_end_is_told_once_though_it_is_read_and_published_and_an_older_state_comes_late() {
+    let hub = Arc::new(Hub::default());
+    let (first, second) = (hub.watch(&[], everything()), hub.watch(&[], everything()));
+    first.offer(&frame(1, 9, true));
+    first.synced();
+    second.synced();
+    assert_eq!(drain(&first), ["9 +0", "synced"]);
+    // Late, and not the end of the one that did not read it.
+    hub.publish(&frame(1, 5, false));
+    assert!(hub.is_watched(id(1)));
+    hub.publish(&frame(1, 9, true));
+    assert!(!hub.is_watched(id(1)));
+    hub.publish(&frame(1, 9, true));
+    hub.publish(&frame(1, 5, false));
+    assert_eq!(drain(&first), [] as [&str; 0]);
+    assert_eq!(drain(&second), ["synced", "9 +1"]);
+    hub.publish(&frame(1, 9, true));
+    assert_eq!(drain(&second), [] as [&str; 0]);
+}
+
+#[test]
+fn what_is_held_says_the_least_that_somebody_was_told() {
+    let hub = Arc::new(Hub::default());
+    let one = hub.watch(&[id(1), id(2)], None);
+    one.offer(&frame(1, 4, false));
+    one.offer(&frame(2, 7, true));
+    let held = |revision| Some(Revision::from_stored(revision));
+    assert_eq!(hub.held(), HashMap::from([(id(1), held(4)), (id(2), held(7))]));
+    let other = hub.watch(&[id(1)], None);
+    assert_eq!(hub.held()[&id(1)], None);
+    other.offer(&frame(1, 5, false));
+    assert_eq!(hub.held()[&id(1)], held(4));
+    assert!(hub.is_held(id(2)) && !hub.is_watched(id(2)), "its end was told, it may be erased");
+}
+
+#[test]
+fn what_is_gone_is_told_to_those_who_knew_it() {
+    let hub = Arc::new(Hub::default());
+    let (knows, reads) = (hub.watch(&[id(1)], None), hub.watch(&[id(1)], None));
+    knows.offer(&frame(1, 4, false));
+    knows.synced();
+    hub.gone(id(1));
+    hub.gone(id(1));
+    assert_eq!(drain(&knows), ["synced", "deleted", "Done"]);
+    assert_eq!(drain(&reads), [] as [&str; 0]);
+    reads.missing(vec![id(1)]);
+    reads.synced();
+    assert_eq!(drain(&reads), ["missing 1", "synced", "Done"]);
+}
+
+#[test]
+fn what_has_ended_or_was_never_there_leaves_nothing_behind() {
+    let hub = Arc::new(Hub::default());
+    let watchers: Vec<_> = [None, everything()]
+        .into_iter()
+        .map(|matches| {
+            let watcher = hub.watch(&[id(1), id(2), id(3), id(4)], matches);
+            watcher.offer(&frame(1, 9, true));
+            watcher.known(id(2), Revision::from_stored(9), true);
+            watcher.missing(vec![id(3)]);
+            watcher.offer(&frame(4, 2, false));
+            watcher.synced();
+            watcher
+        })
+        .collect();
+    hub.publish(&frame(4, 3, true));
+    for watcher in &watchers {
+        assert_eq!(drain(watcher)[..4], ["9 +0", "missing 1", "3 +1", "synced"]);
+    }
+    assert!(lock(&hub.registry).by_job.is_empty());
+    drop(watchers);
+    let registry = lock(&hub.registry);
+    assert!(registry.ended.young.is_empty() && registry.all.is_empty());
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_watcher_is_told_of_one() {
+    let hub: Arc<Hub<Seen>> = Arc::new(Hub::default());
+    let (mut first, mut second) = (Box::pin(hub.somebody()), Box::pin(hub.somebody()));
+    assert!(futures_util::FutureExt::now_or_never(&mut first).is_none());
+    assert!(futures_util::FutureExt::now_or_never(&mut second).is_none());
+    let _watcher = hub.watch(&[id(1)], None);
+    tokio::join!(first, second);
+}
+
 proptest! {
+    /// Other nodes' changes come by two ways, each in its own time, beside what was read.
+    #[test]
+    fn revisions_rise_and_the_end_comes_once_whatever_the_order(
+        by_filter in 0..4u8,
+        before in prop::collection::vec(1..=10i64, 0..4),
+        read in prop::option::of(1..=10i64),
+        steps in prop::collection::vec(0..=10i64, 0..40),
+    ) {
+        const LAST: i64 = 10;
+        let hub: Arc<Hub<Seen>> = Arc::new(Hub::default());
+        let matches: Option<Matches<Seen>> = match by_filter {
+            0 => None,
+            1 => everything(),
+            2 => Some(Box::new(|seen: &Seen| seen.1 < LAST)),
+            _ => Some(Box::new(|seen: &Seen| seen.1 == LAST)),
+        };
+        let ids: &[JobId] = if by_filter == 0 { &[id(1)] } else { &[] };
+        let publish = |revision: i64| hub.publish(&frame(1, revision, revision == LAST));
+        let watcher = hub.watch(ids, matches);
+        before.iter().copied().for_each(publish);
+        if let Some(read) = read {
+            watcher.offer(&frame(1, read, read == LAST));
+        }
+        for id in watcher.passed_over() {
+            let now = before.iter().copied().chain(read).max().expect("one");
+            prop_assert_eq!(id, self::id(1));
+            watcher.offer(&frame(1, now, now == LAST));
+        }
+        watcher.synced();
+        let mut told = Vec::new();
+        let mut take = || {
+            while let Some(Ok(item)) = watcher.try_next() {
+                if let Item::Changed(frame, _) = item {
+                    told.push(frame.subject.1);
+                }
+            }
+        };
+        for step in &steps {
+            if *step == 0 { take() } else { publish(*step) }
+        }
+        publish(LAST);
+        take();
+        prop_assert!(told.is_sorted_by(|one, other| one < other), "{:?}", told);
+        let known = by_filter < 2 || by_filter == 3 || !told.is_empty();
+        prop_assert!(!known || told.last() == Some(&LAST), "{:?}", told);
+    }
+
     #[test]
     fn revisions_rise_and_nothing_is_miscounted(steps in prop::collection::vec(0..3u8, 1..200)) {
         let hub: Arc<Hub<Seen>> = Arc::new(Hub::default());

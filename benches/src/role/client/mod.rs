@@ -3,6 +3,7 @@
 
 mod events;
 mod fan;
+mod feed;
 mod gearman;
 mod jobs;
 mod load;
@@ -60,6 +61,8 @@ impl Side {
 pub enum Question {
     /// Where all others are, and how many bytes a job's body has.
     Know { ports: Places, pids: Places, payload: usize },
+    /// One more process.
+    Also { name: String, port: u32, pid: u32 },
     /// Starts jobs that wait for an hour.
     Schedule { count: usize },
     /// Starts jobs that run and are reported for from here, at the targets in turn.
@@ -80,6 +83,13 @@ pub enum Question {
     Stream { side: Side, seconds: f64 },
     /// From a unary call to the frame that it sets off, one after the other.
     Pair { side: Side, seconds: f64 },
+    /// From a report to one node to the frame on another, one after the other.
+    Across { seconds: f64 },
+    /// So many of the held jobs end, in random moments: to the frame on the other node.
+    Ends { count: usize, every: f64 },
+    /// Reports of all held jobs at this rate, watched on the other node or by nobody;
+    /// meanwhile so many others end.
+    Steady { per_second: f64, seconds: f64, ends: usize, watched: bool },
     /// Opens streams, all of one job.
     Open { fan: Fan },
     /// One change to all open streams, again and again.
@@ -154,6 +164,11 @@ impl Client {
                 self.pids.insert("client".into(), std::process::id());
                 return Ok(Value::Null);
             }
+            Question::Also { name, port, pid } => {
+                self.ports.insert(name.clone(), port);
+                self.pids.insert(name, pid);
+                return Ok(Value::Null);
+            }
             Question::Schedule { count } => return self.schedule(count).await,
             Question::Hold { count, targets } => return self.hold(count, &targets).await,
             Question::Release => return self.release().await,
@@ -166,6 +181,11 @@ impl Client {
             Question::Gearman { reports, alone, seconds } => self.gearman(reports, alone, seconds).await?,
             Question::Stream { side, seconds } => self.stream(side, seconds).await?,
             Question::Pair { side, seconds } => self.pair(side, seconds).await?,
+            Question::Across { seconds } => self.across(seconds).await?,
+            Question::Ends { count, every } => self.ends(count, every).await?,
+            Question::Steady { per_second, seconds, ends, watched } => {
+                self.steady(per_second, seconds, ends, watched).await?
+            }
             Question::Open { fan } => return self.open(fan).await,
             Question::Round { side, seconds } => self.round(side, seconds).await?,
             Question::Close => {
@@ -180,7 +200,11 @@ impl Client {
 
     /// A connection of its own.
     async fn connect(&self, side: Side) -> Result<Channel, Fault> {
-        let port = self.ports.get(side.name()).ok_or_else(|| fault(format!("no {}", side.name())))?;
+        self.connect_to(side.name()).await
+    }
+
+    async fn connect_to(&self, name: &str) -> Result<Channel, Fault> {
+        let port = self.ports.get(name).ok_or_else(|| fault(format!("no {name}")))?;
         Ok(Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?.connect().await?)
     }
 
