@@ -37,6 +37,11 @@ use tonic::{Status, metadata::MetadataValue, transport::Endpoint};
 /// Bytes of a result, at most.
 const RESULT: usize = 64 * 1024;
 
+/// How long a connection may take to be made.
+const CONNECTING: Duration = Duration::from_secs(5);
+/// Between two looks whether the server still answers, and how long it may take to.
+const ALIVE: Duration = Duration::from_secs(10);
+
 /// Why there is no reporter, or why an end was not taken.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -134,6 +139,9 @@ impl Reporter {
         let url = header("backjob-report-url")?;
         let endpoint =
             Endpoint::from_shared(url.to_owned()).map_err(|_| Error::Header("backjob-report-url"))?;
+        // One that vanished without a word is noticed, and come back to.
+        let endpoint =
+            endpoint.connect_timeout(CONNECTING).http2_keep_alive_interval(ALIVE).keep_alive_timeout(ALIVE);
         let endpoint = secure(endpoint).map_err(|_| Error::Header("backjob-report-url"))?;
         let token = format!("Bearer {}", header("backjob-report-token")?);
         let token = MetadataValue::try_from(token).map_err(|_| Error::Header("backjob-report-token"))?;

@@ -35,6 +35,7 @@ pub(super) async fn bind(
 pub(super) struct Files {
     callers: Option<Watched<Callers, BadCallers>>,
     tls: Option<Watched<rustls::ServerConfig, rpc::BadTls>>,
+    peers: Watched<rpc::PeerTls, rpc::BadTls>,
 }
 
 impl Files {
@@ -65,7 +66,8 @@ impl Files {
             }
             _ => None,
         };
-        Ok(Self { callers, tls })
+        let peers = peers(config).map_err(|unread| unread_as("node.ca_file", unread))?;
+        Ok(Self { callers, tls, peers })
     }
 
     /// Looks at them again, until the tasks are told to end.
@@ -76,7 +78,28 @@ impl Files {
         if let Some(tls) = self.tls {
             tls.keep_looking(tasks);
         }
+        self.peers.keep_looking(tasks);
     }
+}
+
+/// Whom other nodes are trusted to be, and what they are shown: our own certificate,
+/// where clients are asked for one.
+fn peers(config: &Config) -> Result<Watched<rpc::PeerTls, rpc::BadTls>, Unread<rpc::BadTls>> {
+    let ca = config.node.ca_file.clone();
+    let own = match (&config.tls.client_ca_file, &config.tls.cert_file, &config.tls.key_file) {
+        (Some(_), Some(certificates), Some(key)) => vec![certificates.clone(), key.clone()],
+        _ => Vec::new(),
+    };
+    let trusts = usize::from(ca.is_some());
+    let make = move |files: &[Vec<u8>]| {
+        let (ca, own) = files.split_at(trusts);
+        let own = match own {
+            [certificates, key] => Some((certificates.as_slice(), key.as_slice())),
+            _ => None,
+        };
+        rpc::PeerTls::new(ca.first().map(Vec::as_slice), own).map(Arc::new)
+    };
+    Watched::open("tls of other nodes", ca.into_iter().chain(own).collect(), Box::new(make))
 }
 
 /// Where and to whom it is served.
@@ -99,6 +122,11 @@ pub(super) fn doors(
         max_connections: connections(config),
         max_streams: config.server.max_streams,
         max_calls: config.server.max_calls,
+        relay: rpc::Relaying {
+            node: config.node.name.clone(),
+            lease: config.node.lease,
+            tls: files.peers.follow(),
+        },
     }
 }
 

@@ -58,7 +58,8 @@ section! {
         /// refused. Default: 1,000.
         max_streams: u32 = 1_000,
         /// Calls under way in all, 10 to 10,000,000; watches may take nine tenths
-        /// of them. Default: 50,000.
+        /// of them, and what other nodes pass on has as many places of its own.
+        /// Default: 50,000.
         max_calls: usize = 50_000,
         /// How long a shutdown waits for what is under way, 0 s to 1 h.
         /// Default: 10 s.
@@ -120,6 +121,10 @@ section! {
         /// How long a node may give no sign of life until others take over what
         /// it ran, 1 s to 5 min; one for all nodes of a database. Default: 10 s.
         lease: Duration = Duration::from_secs(10),
+        /// Authorities in PEM of which other nodes must show a certificate where their
+        /// `node.advertise` is https://, looked at again each second. Default: the
+        /// public ones.
+        ca_file: Option<PathBuf> = None,
     }
 }
 

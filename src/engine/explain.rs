@@ -1,9 +1,9 @@
 //! Why a job waits or failed, from what is recorded: no guesses.
 
-use super::{Engine, Error, lock};
+use super::{Engine, Error, live::Live, lock, nodes::Place};
 use crate::{
     job::{Failure, JobId, Record, StateName},
-    store::AttemptRow,
+    store::{AttemptRow, Node},
 };
 use std::collections::BTreeMap;
 
@@ -65,7 +65,10 @@ impl Engine {
         let mut facts = match job.state_name() {
             StateName::Scheduled => vec![scheduled(record)],
             StateName::Queued => self.queued(record),
-            StateName::Running => self.runs(record),
+            StateName::Running => match self.live.get(id) {
+                Some(live) => self.runs(record, &live),
+                None => vec![self.runs_elsewhere(record).await?],
+            },
             StateName::Succeeded => vec![Fact::new("SUCCEEDED", "the action finished").since(job.ended_at)],
             StateName::Cancelled => vec![Fact::new("CANCELLED", "CancelJob ended it").since(job.ended_at)],
             StateName::Failed => Vec::new(),
@@ -128,12 +131,23 @@ impl Engine {
         facts
     }
 
-    fn runs(&self, record: &Record) -> Vec<Fact> {
-        let job = &record.job;
-        let attempt = job.attempt;
-        let Some(live) = self.live.get(record.id) else {
-            return vec![Fact::new("RUNNING", "the action runs").with("attempt", attempt)];
+    /// What another node knows better: here it is told who that is.
+    async fn runs_elsewhere(&self, record: &Record) -> Result<Fact, Error> {
+        let fact = match self.place(record.id).await? {
+            Place::Elsewhere(Node { name, .. }) => {
+                Fact::new("RUNNING", format!("the action runs for node {name}")).with("node", name)
+            }
+            Place::Orphaned => Fact::new(
+                "NODE_GONE",
+                "the node that ran the action gives no sign of life: another one is about to take over",
+            ),
+            Place::Unsettled => Fact::new("RUNNING", "the action runs"),
         };
+        Ok(fact.with("attempt", record.job.attempt).with("target", &record.spec.target))
+    }
+
+    fn runs(&self, record: &Record, live: &Live) -> Vec<Fact> {
+        let attempt = record.job.attempt;
         let now = self.clock.now();
         let inner = lock(&live.inner);
         let crate::job::State::Running(run) = &inner.job.state else { return Vec::new() };

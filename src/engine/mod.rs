@@ -228,6 +228,11 @@ impl Engine {
         Ok(engine)
     }
 
+    /// Whether other nodes may share the database.
+    pub fn is_shared(&self) -> bool {
+        self.store.is_shared()
+    }
+
     /// Whether new work is taken.
     pub fn healthy(&self) -> bool {
         !self.is_draining() && self.store.healthy() && !self.nodes.lacks_root()

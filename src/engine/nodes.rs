@@ -335,7 +335,12 @@ impl Engine {
             }
             Place::Orphaned => {
                 let found = self.store.records(&[id], true).await?.into_iter().next();
-                if let Some(record) = found.filter(|record| matches!(record.job.state, State::Running(_))) {
+                let Some(record) = found.filter(|record| matches!(record.job.state, State::Running(_)))
+                else {
+                    return Ok(());
+                };
+                // Another node may have adopted it before it was read: that one lives.
+                if matches!(self.place(id).await?, Place::Orphaned) {
                     self.adopt(record).await?;
                 }
                 Ok(())

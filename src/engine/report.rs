@@ -6,7 +6,7 @@ use super::{
     lock,
 };
 use crate::{
-    job::{Event, Refused, Revision, Signal, State, transition::Report},
+    job::{Event, JobId, Refused, Revision, Signal, State, transition::Report},
     secret::ReportToken,
     store::Ended,
 };
@@ -165,6 +165,20 @@ impl Engine {
         } else {
             Err(Error::Stale { id: token.job, attempt: token.attempt })
         }
+    }
+
+    /// Whether the job runs here: then no other node has to be asked.
+    pub fn runs_here(&self, job: JobId) -> bool {
+        self.live.get(job).is_some()
+    }
+
+    /// Sees whether another node has to be asked about a job that does not run here; one
+    /// whose node is dead is taken over.
+    ///
+    /// # Errors
+    /// Elsewhere, unavailable.
+    pub async fn find(self: &Arc<Self>, job: JobId) -> Result<(), Error> {
+        self.find_owner(job).await
     }
 
     /// Opens a stream of reports: a 2xx of the action waits for its end.

@@ -7,7 +7,7 @@ use super::{
     convert,
     frame::{JobFrame, RunFrame, server::job_control_server::JobControl},
     mask::Mask,
-    page, status,
+    page, relay, status,
     watch::{self, Frames, Text},
 };
 use crate::{
@@ -175,8 +175,9 @@ impl JobControl for Service {
         &self,
         request: Request<v1::CancelJobRequest>,
     ) -> Result<Response<v1::CancelJobResponse>, Status> {
-        let id = convert::job_id("job_id", &request.into_inner().job_id)?;
-        let record = self.engine.cancel(id).await.map_err(status::of)?;
+        let (_, extensions, request) = request.into_parts();
+        let id = convert::job_id("job_id", &request.job_id)?;
+        let record = self.engine.cancel(id).await.map_err(|error| relay::refused(&extensions, error))?;
         Ok(Response::new(v1::CancelJobResponse { job: Some(convert::job(&record, true)) }))
     }
 

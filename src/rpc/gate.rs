@@ -12,6 +12,7 @@ use super::{
     leftover,
     origin::Origins,
     outgo::{self, Unread},
+    relay::RELAYED,
     status,
 };
 use bytes::Bytes;
@@ -43,6 +44,9 @@ struct Places {
     /// What streams answers may take of them, so that a Start or a report always
     /// finds one.
     watches: Arc<Semaphore>,
+    /// For what other nodes pass on: what is under way here may wait for their answer,
+    /// and theirs for ours.
+    relayed: Arc<Semaphore>,
     health: Arc<Semaphore>,
     most: usize,
 }
@@ -67,6 +71,7 @@ impl Rules {
         let places = Places {
             all: semaphore(most),
             watches: semaphore(most - most / 10),
+            relayed: semaphore(most),
             health: semaphore(HEALTH),
             most,
         };
@@ -95,7 +100,9 @@ impl Rules {
             (Access::Report, _) | (_, false) => None,
             (_, true) => Some(place(&self.places.watches, self.places.most)?),
         };
-        Ok([Some(place(&self.places.all, self.places.most)?), share])
+        let relayed = request.headers().contains_key(RELAYED);
+        let all = if relayed { &self.places.relayed } else { &self.places.all };
+        Ok([Some(place(all, self.places.most)?), share])
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
     calls::Calls,
     connect::ConnectLayer,
     gate::{Connection, Gate, Rules},
+    relay::{Relay, Relayed},
 };
 use crate::tasks::Tasks;
 use http::{Method, Request, Response, header};
@@ -62,6 +63,7 @@ pub(super) struct Listener {
     pub tls: Option<Tls>,
     pub routes: Routes,
     pub rules: Rules,
+    pub relay: Option<Arc<Relay>>,
     pub origins: Vec<String>,
     pub max_connections: usize,
     pub max_streams: u32,
@@ -70,10 +72,10 @@ pub(super) struct Listener {
 impl Listener {
     /// Serves until `stop`, then until every connection has ended.
     pub async fn serve(self, tasks: Tasks, stop: CancellationToken) {
-        let Self { tcp, tls, routes, rules, origins, max_connections, max_streams } = self;
+        let Self { tcp, tls, routes, rules, relay, origins, max_connections, max_streams } = self;
         let builder = Arc::new(builder(max_streams));
         let cors = cors(&origins);
-        let inner = service(routes, rules.tokens.clone());
+        let inner = service(routes, relay, rules.tokens.clone());
         let places = Arc::new(Semaphore::new(max_connections));
         let graceful = Arc::new(GracefulShutdown::new());
         let (mut spoke, mut failed): (Option<Instant>, Option<Instant>) = (None, None);
@@ -169,9 +171,10 @@ where
 /// The rooms that a request goes through behind the gate.
 fn service(
     routes: Routes,
+    relay: Option<Arc<Relay>>,
     tokens: Tokens,
-) -> super::connect::Connect<tonic_web::GrpcWebService<Calls<Routes>>> {
-    let calls = Calls { inner: routes.prepare(), tokens };
+) -> super::connect::Connect<tonic_web::GrpcWebService<Calls<Relayed<Routes>>>> {
+    let calls = Calls { inner: Relayed { inner: routes.prepare(), relay }, tokens };
     ConnectLayer.layer(tonic_web::GrpcWebLayer::new().layer(calls))
 }
 

@@ -22,12 +22,14 @@ mod mask;
 mod origin;
 mod outgo;
 mod page;
+mod relay;
 mod status;
 mod tls;
 mod watch;
 mod worker;
 
 pub use listen::Tls;
+pub use relay::{PeerTls, Relaying};
 pub use tls::{BadTls, server_config};
 
 use crate::{
@@ -95,14 +97,17 @@ pub struct Doors {
     pub max_connections: usize,
     /// Calls under way on one connection, at most.
     pub max_streams: u32,
-    /// Calls under way in all, at most.
+    /// Calls under way in all, at most; what other nodes pass on has as many places of
+    /// its own.
     pub max_calls: usize,
+    /// How other nodes are reached, where they share the database.
+    pub relay: Relaying,
 }
 
 /// Serves until `stop`, then until every connection has ended.
 pub async fn serve(parts: Parts, doors: Doors, stop: CancellationToken) {
     let Parts { engine, clock, keys, tasks } = parts;
-    let Doors { listener, tls, worker, callers, hosts, cors_origins, .. } = doors;
+    let Doors { listener, tls, worker, callers, hosts, cors_origins, relay, .. } = doors;
     let (reporter, health) = tonic_health::server::health_reporter();
     tasks.spawn("health", watch_health(reporter, Arc::clone(&engine), tasks.clone()));
     let asks = callers.is_some();
@@ -110,12 +115,14 @@ pub async fn serve(parts: Parts, doors: Doors, stop: CancellationToken) {
     let origins =
         Origins { hosts: hosts.into_iter().collect(), origins: cors_origins.iter().cloned().collect() };
     let rules = Rules::new(tokens, origins, doors.max_calls);
+    let relay = relay::Relay::new(&engine, relay);
     let service = Service { engine, clock, keys, tasks: tasks.clone(), asks };
     let open = |tcp, tls, routes| Listener {
         tcp,
         tls,
         routes,
         rules: rules.clone(),
+        relay: relay.clone(),
         origins: cors_origins.clone(),
         max_connections: doors.max_connections,
         max_streams: doors.max_streams,

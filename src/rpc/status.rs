@@ -361,6 +361,11 @@ mod tests {
             (Error::TooManyStreams(10), Code::ResourceExhausted, "TOO_MANY_CALLS"),
             (Error::TooManyPending(10), Code::ResourceExhausted, "TOO_MANY_PENDING"),
             (Error::Draining, Code::Unavailable, "DRAINING"),
+            (
+                Error::Elsewhere { job: id, node: "b".into(), advertise: None },
+                Code::Unavailable,
+                "OWNER_UNREACHABLE",
+            ),
             (Error::Unavailable("disk".into()), Code::Unavailable, "STORE_UNAVAILABLE"),
             (Error::Internal("secret".into()), Code::Internal, "INTERNAL"),
         ] {

@@ -58,7 +58,7 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
-fn read(pem: &[u8], setting: &'static str) -> Result<Vec<CertificateDer<'static>>, BadTls> {
+pub(super) fn read(pem: &[u8], setting: &'static str) -> Result<Vec<CertificateDer<'static>>, BadTls> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     found.ok().filter(|found| !found.is_empty()).ok_or(BadTls::Certificate(setting))
 }

@@ -319,6 +319,17 @@ impl Clients {
         Self { channel: endpoint.connect_lazy() }
     }
 
+    /// Each call to any of these, as behind a balancer.
+    pub fn over(addresses: &[SocketAddr]) -> Self {
+        let endpoint = |address| Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        Self { channel: Channel::balance_list(addresses.iter().map(endpoint)) }
+    }
+
+    /// Over a channel of the test's own.
+    pub fn on(channel: Channel) -> Self {
+        Self { channel }
+    }
+
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }
@@ -694,6 +705,13 @@ impl Process {
         self.child.id().expect("it runs")
     }
 
+    /// Sends it a signal, such as "STOP".
+    pub async fn signal(&self, name: &str) {
+        let mut kill = tokio::process::Command::new("kill");
+        let told = kill.arg(format!("-{name}")).arg(self.id().to_string()).status().await.expect("kill");
+        assert!(told.success());
+    }
+
     /// kill -9.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("killed");
@@ -701,9 +719,7 @@ impl Process {
 
     /// SIGTERM, and the code it ends with.
     pub async fn terminate(mut self) -> std::process::ExitStatus {
-        let id = self.child.id().expect("it runs").to_string();
-        let told = tokio::process::Command::new("kill").arg("-TERM").arg(id).status().await.expect("kill");
-        assert!(told.success());
+        self.signal("TERM").await;
         soon("the end", self.child.wait()).await.expect("waited")
     }
 }

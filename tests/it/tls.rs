@@ -12,13 +12,13 @@ use tonic::{
 };
 
 /// An authority, which makes certificates.
-struct Authority {
+pub struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    pem: String,
+    pub pem: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let key = rcgen::KeyPair::generate().expect("a key");
         let mut params = rcgen::CertificateParams::new(Vec::new()).expect("params");
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -27,7 +27,7 @@ impl Authority {
     }
 
     /// Certificate and key in PEM.
-    fn issue(&self, name: &str) -> (String, String) {
+    pub fn issue(&self, name: &str) -> (String, String) {
         let key = rcgen::KeyPair::generate().expect("a key");
         let params =
             rcgen::CertificateParams::new(vec![name.to_owned(), "127.0.0.1".to_owned()]).expect("params");
@@ -57,11 +57,11 @@ fn public(application: SocketAddr, authority: &Authority) -> Setup {
     settings.into_iter().fold(setup, |setup, (key, value)| setup.with(key, &value))
 }
 
-fn trusting(authority: &Authority) -> ClientTlsConfig {
+pub fn trusting(authority: &Authority) -> ClientTlsConfig {
     ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&authority.pem)).domain_name("localhost")
 }
 
-async fn connect(address: SocketAddr, tls: ClientTlsConfig) -> Result<Channel, String> {
+pub async fn connect(address: SocketAddr, tls: ClientTlsConfig) -> Result<Channel, String> {
     let endpoint = Endpoint::from_shared(format!("https://127.0.0.1:{}", address.port())).expect("a URL");
     let connected = soon("a connection", endpoint.tls_config(tls).expect("TLS").connect()).await;
     connected.map_err(|error| format!("{error:?}"))

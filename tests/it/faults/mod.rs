@@ -29,7 +29,7 @@ pub(super) const EROFS: i32 = 30;
 /// What a server under the shim is told to do wrong. The numbers are places in the
 /// file of orders, as shim.c reads it.
 #[derive(Clone, Copy)]
-pub(super) enum Order {
+pub enum Order {
     WriteErrno = 0,
     SyncErrno = 4,
     ReadErrno = 8,
@@ -39,26 +39,26 @@ pub(super) enum Order {
 }
 
 /// Orders for one server.
-pub(super) struct Shim {
+pub struct Shim {
     library: &'static Path,
     orders: PathBuf,
 }
 
 impl Shim {
     /// Its file is kept in the folder of `setup`.
-    pub(super) fn new(setup: &Setup) -> Self {
+    pub fn new(setup: &Setup) -> Self {
         let orders = setup.file("orders");
         fs::write(&orders, [0; 4096]).expect("written");
         Self { library: library(), orders }
     }
 
-    pub(super) fn tell(&self, order: Order, value: i32) {
+    pub fn tell(&self, order: Order, value: i32) {
         let file = fs::OpenOptions::new().write(true).open(&self.orders).expect("there");
         file.write_all_at(&value.to_ne_bytes(), order as u64).expect("written");
     }
 
     /// A server under it.
-    pub(super) async fn serve(&self, setup: &Setup) -> Process {
+    pub async fn serve(&self, setup: &Setup) -> Process {
         let mut command = setup.command("serve");
         command.env("LD_PRELOAD", self.library).env("BACKJOB_TEST_SHIM", &self.orders);
         Process::run(command).await
