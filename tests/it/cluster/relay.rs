@@ -189,7 +189,7 @@ async fn what_was_passed_on_is_not_passed_on_again_and_opens_nothing() {
     };
     let refused = cluster.nodes[1].worker().report(marked(&hit.token())).await.expect_err("not here");
     unreachable(&refused, &id, "a");
-    let request = marked(&hit.token()).map(|report| tokio_stream::once(report));
+    let request = marked(&hit.token()).map(tokio_stream::once);
     let answers = cluster.nodes[1].worker().report_stream(request).await.expect("opened");
     unreachable(&answers.into_inner().message().await.expect_err("not here"), &id, "a");
     let mut request = tonic::Request::new(v1::CancelJobRequest { job_id: id.clone() });
