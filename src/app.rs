@@ -29,8 +29,6 @@ use tokio_util::sync::CancellationToken;
 
 /// Writes that may wait for the writer.
 const QUEUE: usize = 4_096;
-/// Writes of one transaction, at most.
-const BATCH: usize = 512;
 
 /// Why the server does not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -214,7 +212,8 @@ pub fn store_options(config: &Config, keys: &Arc<Keyring>) -> store::Options {
         node: config.node.name.clone(),
         keys: Arc::clone(keys),
         queue: QUEUE,
-        batch: BATCH,
+        batch: config.database.batch,
+        page_cache: config.database.page_cache.0,
     }
 }
 

@@ -131,6 +131,12 @@ impl Config {
         let postgres = database.url.starts_with("postgres");
         unless(postgres || database.schema.is_empty(), "database.schema", "is for PostgreSQL alone");
         unless(postgres || !database.pooler, "database.pooler", "is for PostgreSQL alone");
+        unless((1..=1_000).contains(&database.batch), "database.batch", "must be 1 to 1000");
+        unless(
+            (64 << 10..=16 << 30).contains(&database.page_cache.0),
+            "database.page_cache",
+            "must be 64 KiB to 16 GiB",
+        );
         let trigger = &self.trigger;
         unless(
             trigger.user_agent.bytes().all(|byte| (b' '..=b'~').contains(&byte)),

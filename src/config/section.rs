@@ -144,6 +144,11 @@ section! {
         pooler: bool = false,
         /// Whether the server makes and updates its tables. Default: yes.
         migrate: bool = true,
+        /// Writes of one transaction, 1 to 1,000. Default: 512.
+        batch: usize = 512,
+        /// On SQLite, memory for pages of the connection that writes, 64 KiB to 16
+        /// GiB; taken as it is needed. Default: 16 MiB.
+        page_cache: Size = Size(16 << 20),
     }
 }
 

@@ -307,6 +307,10 @@ fn what_is_out_of_range_is_refused() {
         ("database.url", ""),
         ("database.schema", "jobs"), // SQLite has none
         ("database.pooler", "true"),
+        ("database.batch", "0"),
+        ("database.batch", "1001"),
+        ("database.page_cache", "63KiB"),
+        ("database.page_cache", "17GiB"),
         ("database.table_prefix", "Jobs_"),
         ("database.table_prefix", "a\"b"),
         ("database.table_prefix", "1_"),

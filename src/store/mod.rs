@@ -116,6 +116,8 @@ pub struct Options {
     pub queue: usize,
     /// Most writes in one transaction; at least 1. Some hundreds suit.
     pub batch: usize,
+    /// On SQLite, memory for pages of the connection that writes, bytes. Some MiB suit.
+    pub page_cache: u64,
 }
 
 /// The tables. Clones share one writer.

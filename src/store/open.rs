@@ -155,7 +155,7 @@ async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened,
         }
     };
     let file = lock.is_some().then_some(path.as_path());
-    let db = connect(file, Use::Write).await.map_err(|error| OpenError::from_db(&path, &error))?;
+    let db = connect(file, Use::Write { cache: options.page_cache }).await.map_err(|error| OpenError::from_db(&path, &error))?;
     let db = Database::new(db, options.tables.clone(), 1);
     let (reader, settled) = match prepare(&db, &path, file, options, moment).await {
         Ok(prepared) => prepared,
@@ -317,7 +317,10 @@ pub(super) fn private(options: &mut fs::OpenOptions) -> &mut fs::OpenOptions {
 /// What a connection is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
-    Write,
+    /// With memory for so many bytes of pages.
+    Write {
+        cache: u64,
+    },
     Read,
     /// Small writes beside the writer's; made when it is needed.
     Pulse,
@@ -349,16 +352,19 @@ pub(super) async fn connect(file: Option<&Path>, what_for: Use) -> Result<Databa
             .pragma("temp_store", "memory");
         let Some(file) = &file else { return options };
         let options = options.in_memory(false).shared_cache(false).filename(file);
-        if what_for == Use::Read {
-            options.read_only(true)
-        } else {
-            // Checkpoints are rarer than by default (1,000 pages): pages that are written
-            // again and again go into the database once.
+        // Checkpoints are rarer than by default (1,000 pages): pages that are written
+        // again and again go into the database once.
+        let writes = |options: SqliteConnectOptions| {
             options
                 .journal_mode(SqliteJournalMode::Wal)
-                .pragma("cache_size", "-16384")
                 .pragma("wal_autocheckpoint", "4000")
                 .pragma("journal_size_limit", "67108864")
+        };
+        match what_for {
+            Use::Read => options.read_only(true),
+            Use::Pulse => writes(options),
+            // Below zero it is a size in KiB, and not a number of pages.
+            Use::Write { cache } => writes(options).pragma("cache_size", format!("-{}", cache >> 10)),
         }
     });
     sea_orm::Database::connect(options).await

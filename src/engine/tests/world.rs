@@ -232,6 +232,7 @@ impl World {
             keys: Arc::clone(&self.keys),
             queue: self.plan.queue,
             batch: self.plan.batch,
+            page_cache: 0,
         };
         let store = Store::simulated(
             &self.disk,

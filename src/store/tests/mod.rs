@@ -62,6 +62,7 @@ fn options(url: String) -> Options {
         keys: keys(&[1]),
         queue: 64,
         batch: 32,
+        page_cache: 1 << 20,
     }
 }
 
