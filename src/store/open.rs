@@ -155,7 +155,9 @@ async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened,
         }
     };
     let file = lock.is_some().then_some(path.as_path());
-    let db = connect(file, Use::Write { cache: options.page_cache }).await.map_err(|error| OpenError::from_db(&path, &error))?;
+    let db = connect(file, Use::Write { cache: options.page_cache })
+        .await
+        .map_err(|error| OpenError::from_db(&path, &error))?;
     let db = Database::new(db, options.tables.clone(), 1);
     let (reader, settled) = match prepare(&db, &path, file, options, moment).await {
         Ok(prepared) => prepared,
