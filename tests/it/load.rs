@@ -423,10 +423,14 @@ pub fn seed() -> u64 {
 /// A port below those that the system gives to others, so that it is still ours
 /// after a restart.
 pub async fn port(random: &mut Random) -> SocketAddr {
+    // Those of other tests of this process: a server of theirs may just be down.
+    static GIVEN: std::sync::Mutex<std::collections::BTreeSet<u16>> =
+        std::sync::Mutex::new(std::collections::BTreeSet::new());
     loop {
         let port = 20_000 + u16::try_from(random.below(10_000)).expect("small");
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        if tokio::net::TcpListener::bind(address).await.is_ok() {
+        let is_new = GIVEN.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(port);
+        if is_new && tokio::net::TcpListener::bind(address).await.is_ok() {
             return address;
         }
     }
