@@ -61,6 +61,9 @@ where
 
     /// Looks at the files each second, until the tasks are told to end.
     pub(super) fn keep_looking(mut self, tasks: &Tasks) {
+        if self.paths.is_empty() {
+            return; // nothing that could change
+        }
         let stop = tasks.stop().clone();
         tasks.spawn("reload", async move {
             loop {

@@ -303,6 +303,13 @@ impl Engine {
         }
     }
 
+    /// Shows a job that does not run here to its watchers, if it has any.
+    pub(super) fn publish_record(&self, record: &Record) {
+        if self.hub.is_watched(record.id) {
+            self.hub.publish(&Arc::new(crate::watch::Frame::new(record.clone())));
+        }
+    }
+
     /// Applies an event that may have to be committed, and waits until it is.
     /// `ended_by` is the report behind it.
     pub(super) async fn commit(

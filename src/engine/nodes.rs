@@ -14,7 +14,7 @@
 use super::{Engine, Error, live::Live, lock};
 use crate::{
     job::{JobId, Record, State},
-    store::{Announced, Beaten, Node},
+    store::{Announced, Beaten, Moment, Node},
 };
 use futures_util::future::join_all;
 use std::{
@@ -127,18 +127,22 @@ impl Engine {
             let asked_at = self.clock.mono();
             match self.store.announce(advertise, dead.as_ref()).await? {
                 Announced::Done(moment) => {
-                    self.clock.follow(moment.database, moment.asked_at..=moment.told_at);
+                    self.set_clock(moment);
                     self.nodes.beaten_at.store(asked_at, Ordering::Release);
                     // The first answer may have been slow; what is due goes by it.
                     for _ in 0..3 {
-                        let moment = self.store.moment().await?;
-                        self.clock.follow(moment.database, moment.asked_at..=moment.told_at);
+                        self.set_clock(self.store.moment().await?);
                     }
                     return Ok(());
                 }
                 Announced::Held(node) => dead = self.outlive(node).await?,
             }
         }
+    }
+
+    /// The engine's clock goes by the database's.
+    fn set_clock(&self, moment: Moment) {
+        self.clock.follow(moment.database, moment.asked_at..=moment.told_at);
     }
 
     /// Waits until a node of this name has left, then none, or is dead for sure.
@@ -209,7 +213,7 @@ impl Engine {
                 }
             },
         };
-        self.clock.follow(moment.database, moment.asked_at..=moment.told_at);
+        self.set_clock(moment);
         let before = self.nodes.beaten_at.load(Ordering::Acquire);
         if since.saturating_sub(before) > self.nodes.lease() / 2 {
             self.let_go().await?;
@@ -323,11 +327,11 @@ impl Engine {
     }
 
     /// What to do about a job that runs, but not here: nothing, if that may have
-    /// changed in a moment, or it was adopted.
+    /// changed in a moment, or it was adopted, its node being dead.
     ///
     /// # Errors
     /// [`Error::Elsewhere`], or unavailable.
-    pub(super) async fn find_owner(self: &Arc<Self>, id: JobId) -> Result<(), Error> {
+    pub async fn find_owner(self: &Arc<Self>, id: JobId) -> Result<(), Error> {
         match self.place(id).await? {
             Place::Unsettled => Ok(()),
             Place::Elsewhere(Node { name, advertise, .. }) => {
@@ -366,11 +370,6 @@ impl Engine {
         }
         let rows = self.store.records(&[live.id], false).await?;
         Ok(rows.first().is_some_and(|row| live.is_still(row)))
-    }
-
-    /// Other nodes share the database, as far as is known.
-    pub fn has_others(&self) -> bool {
-        lock(&self.nodes.seen).nodes.len() > 1
     }
 }
 

@@ -9,7 +9,6 @@ use super::{Engine, Error, live::Live};
 use crate::{
     job::{Event, Record, State},
     store::{AttemptRow, Outcome, Update, Write},
-    watch::Frame,
 };
 use futures_util::future::join_all;
 use std::sync::{Arc, atomic::Ordering};
@@ -73,9 +72,7 @@ impl Engine {
     fn adopted(self: &Arc<Self>, record: Record, row: AttemptRow) {
         if !matches!(record.job.state, State::Running(_)) {
             tracing::info!(job = %record.id, state = %record.job.state_name(), "its attempt had not begun");
-            if self.hub.is_watched(record.id) {
-                self.hub.publish(&Arc::new(Frame::new(record.clone())));
-            }
+            self.publish_record(&record);
             self.pending.fetch_add(1, Ordering::AcqRel);
             self.waits(record, None);
             return;

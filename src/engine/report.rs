@@ -172,15 +172,6 @@ impl Engine {
         self.live.get(job).is_some()
     }
 
-    /// Sees whether another node has to be asked about a job that does not run here; one
-    /// whose node is dead is taken over.
-    ///
-    /// # Errors
-    /// Elsewhere, unavailable.
-    pub async fn find(self: &Arc<Self>, job: JobId) -> Result<(), Error> {
-        self.find_owner(job).await
-    }
-
     /// Opens a stream of reports: a 2xx of the action waits for its end.
     ///
     /// # Errors

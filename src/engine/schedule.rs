@@ -4,8 +4,8 @@
 //! What it examines: the rows whose time has come. What it does: queues them,
 //! or gives them up. It sleeps until the earliest time that is known, looks at
 //! the wall clock at least once a second (it may be set), and into the tables
-//! at least once a minute, or every five seconds beside other nodes. A change is compared and set, so doing it twice
-//! does no harm.
+//! at least once a minute, or every five seconds beside other nodes. A change is
+//! compared and set, so doing it twice does no harm.
 
 use super::{Engine, Error, live::Uncommitted};
 use crate::job::{Event, JobId, Record};

@@ -203,9 +203,7 @@ impl Engine {
                     let waiting =
                         |record: &Record| matches!(record.job.state, State::Scheduled | State::Queued);
                     for record in records.into_iter().filter(waiting) {
-                        if engine.hub.is_watched(id) {
-                            engine.hub.publish(&Arc::new(Frame::new(record.clone())));
-                        }
+                        engine.publish_record(&record);
                         engine.waits(record, None);
                     }
                 }
@@ -297,9 +295,7 @@ impl Engine {
                         if changed.job.state_name().is_final() {
                             engine.one_less_waits();
                         }
-                        if engine.hub.is_watched(changed.id) {
-                            engine.hub.publish(&Arc::new(Frame::new(changed.clone())));
-                        }
+                        engine.publish_record(&changed);
                         engine.waits(changed, None);
                     }
                     won

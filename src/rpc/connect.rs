@@ -7,13 +7,13 @@
 //! answer back. gRPC and gRPC-Web pass through untouched; all else is told what
 //! is served here.
 
-use super::{MESSAGE, status};
+use super::{MESSAGE, intake, status};
 use crate::proto::DESCRIPTORS;
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::future::Either;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Full};
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor};
 use serde_json::json;
@@ -236,14 +236,7 @@ async fn read(
             HeaderValue::try_from(text).map_err(|error| status::internal(&error.to_string()))?,
         );
     }
-    let body = Limited::new(body, MESSAGE).collect().await.map_err(|error| {
-        if error.downcast_ref::<LengthLimitError>().is_some() {
-            status::too_large(MESSAGE)
-        } else {
-            status::broken_off()
-        }
-    })?;
-    let message = codec.decode(&body.to_bytes(), method.input())?;
+    let message = codec.decode(&intake::whole(body).await?, method.input())?;
     for name in
         [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::ACCEPT_ENCODING, header::TRANSFER_ENCODING]
     {

@@ -7,9 +7,10 @@
 //! waits (HTTP/2's flow control makes the sender wait too), and a message that is
 //! not whole in time ends its call.
 
-use super::{budget::Budget, status};
+use super::{MESSAGE, budget::Budget, status};
 use bytes::{Buf as _, Bytes};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use std::{
     future::Future,
     pin::Pin,
@@ -21,6 +22,17 @@ use tokio::{
     time::{Sleep, sleep},
 };
 use tonic::Status;
+
+/// A body that is read whole before anything is made of it.
+///
+/// # Errors
+/// It is too large, or broke off.
+pub(super) async fn whole(body: tonic::body::Body) -> Result<Bytes, Status> {
+    let body = Limited::new(body, MESSAGE).collect().await.map_err(|error| {
+        if error.is::<LengthLimitError>() { status::too_large(MESSAGE) } else { status::broken_off() }
+    })?;
+    Ok(body.to_bytes())
+}
 
 /// Bytes of a message that are not counted: most are smaller.
 const FREE: usize = 64 * 1024;

@@ -19,14 +19,14 @@ mod tests;
 
 pub use peers::PeerTls;
 
-use super::{MESSAGE, auth::Caller, status};
+use super::{auth::Caller, intake, status};
 use crate::{
     engine::{Engine, Error},
     secret::ReportToken,
 };
 use futures_util::future::Either;
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use owners::{Attempt, Owner};
 use std::{
     future::Future,
@@ -78,7 +78,7 @@ impl Relay {
         if let Some(owner) = self.wire.owners.get(attempt) {
             return Some(to(owner));
         }
-        match self.engine.find(token.job).await {
+        match self.engine.find_owner(token.job).await {
             Err(Error::Elsewhere { node, advertise, .. }) => {
                 let owner = Owner::new(&node, advertise.as_deref());
                 self.wire.owners.remember(attempt, owner.clone());
@@ -198,10 +198,9 @@ where
     S: Service<Request<Body>, Response = Response<Body>>,
 {
     let (parts, body) = request.into_parts();
-    let message = match Limited::new(body, MESSAGE).collect().await {
-        Ok(message) => message.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return Ok(status::too_large(MESSAGE).into_http()),
-        Err(_) => return Ok(status::broken_off().into_http()),
+    let message = match intake::whole(body).await {
+        Ok(message) => message,
+        Err(status) => return Ok(status.into_http()),
     };
     let place = Elsewhere::default();
     let again = || Body::new(Full::new(message.clone()));

@@ -9,8 +9,8 @@
 //! `feed.rs`.
 
 use super::{
-    Error, Existing, Outcome, Store, Tables, database::Database, dialect::statement, server::Server,
-    write::Rows,
+    Error, Existing, Outcome, Store, Tables, database::Database, dialect::statement, error::hex,
+    server::Server, write::Rows,
 };
 use crate::job::{JobId, Revision};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -216,8 +216,7 @@ impl Notices {
 fn channel(tables: &Tables) -> String {
     let place = format!("{}.{}", tables.schema.as_deref().unwrap_or_default(), tables.prefix);
     let hash = Sha256::digest(place.as_bytes());
-    let name: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("backjob_{name}")
+    format!("backjob_{}", hex(&hash[..8]))
 }
 
 fn id(bytes: &[u8]) -> Option<JobId> {

@@ -10,6 +10,7 @@ use super::{
     database::{Database, Transaction},
     dialect::statement,
     entity::{job_request, node_commit, root_key},
+    error::hex,
     payload, row,
     write::Sealed,
 };
@@ -112,14 +113,14 @@ async fn compare(
             return Err(OpenError::MissingRoot { path: path.to_owned(), id: row.id });
         }
         root_key::Entity::delete_by_id(row.id.to_vec()).exec(db).await.map_err(fails)?;
-        tracing::info!(root = hex(row.id), "this root key is not needed any more");
+        tracing::info!(root = hex(&row.id), "this root key is not needed any more");
     }
     // The first one was derived, and every later one keeps it.
     let identity = match rows.iter().find(|row| row.id == current.id()).or(rows.first()) {
         None => current.derive(Use::Identity, ""),
         Some(row) => identity(&options.keys, row).ok_or_else(|| OpenError::Other {
             path: path.to_owned(),
-            reason: format!("what root key {} keeps does not open", hex(row.id)),
+            reason: format!("what root key {} keeps does not open", hex(&row.id)),
         })?,
     };
     let mut known = rows.iter().any(|row| row.id == current.id());
@@ -169,7 +170,7 @@ impl Store {
         let unknown =
             |id: &Vec<u8>| RootId::try_from(id.clone()).is_ok_and(|id| self.keys().find(id).is_none());
         let found = rows.into_iter().map(|row| row.id).find(unknown);
-        Ok(found.map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()))
+        Ok(found.map(|id| hex(&id)))
     }
 }
 
@@ -284,8 +285,4 @@ pub(super) async fn reseal(
     ];
     let done = db.execute_raw(statement(db.get_database_backend(), TEXT, values)).await?;
     Ok(done.rows_affected() > 0)
-}
-
-fn hex(id: RootId) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
 }

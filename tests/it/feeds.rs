@@ -3,7 +3,7 @@
 use crate::harness::*;
 use backjob::proto::v1::{self, JobFilter, JobState, TextMode, WatchStatusRequest};
 use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 /// Two nodes on one database. What is for the target `a` runs on the first alone.
 struct Two {
@@ -22,11 +22,7 @@ impl Two {
     async fn on(setup: Setup, settings: &[(&str, &str)]) -> Self {
         let (application, other) = (Application::new().await, Application::new().await);
         let setup = setup.with("targets.default.url", &format!("http://{}", other.address));
-        let second = Setup {
-            folder: Arc::new(tempfile::tempdir().expect("a folder")),
-            database: setup.database.clone(),
-            settings: setup.settings.clone(),
-        };
+        let second = setup.another();
         let first = setup.with("targets.a.url", &format!("http://{}", application.address));
         let first = settings.iter().fold(first, |setup, (key, value)| setup.with(key, value));
         let a = first.with("node.name", "a").start().await;

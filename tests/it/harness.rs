@@ -248,6 +248,15 @@ impl Setup {
         if Kept::here() == Kept::Pooler { setup.with("database.pooler", "true") } else { setup }
     }
 
+    /// Another node on the same database, with the same root key.
+    pub fn another(&self) -> Self {
+        Self {
+            folder: Arc::new(tempfile::tempdir().expect("a folder")),
+            database: self.database.clone(),
+            settings: self.settings.clone(),
+        }
+    }
+
     /// A connection to its database beside the server's.
     pub async fn beside(&self) -> sea_orm::DatabaseConnection {
         match &self.database {

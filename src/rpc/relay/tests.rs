@@ -9,7 +9,7 @@ use crate::{job::JobId, tasks::Tasks};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},

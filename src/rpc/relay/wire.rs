@@ -9,12 +9,13 @@ use crate::{job::JobId, rpc::status};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use std::{
     collections::HashMap,
     future::{Future, poll_fn},
     pin::Pin,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
@@ -141,7 +142,13 @@ impl Wire {
 
     fn request(&self, request: Request<Body>, asked: &Asked) -> Request<Body> {
         let (parts, body) = request.into_parts();
-        let mut request = Request::new(Body::new(Asking { body, asked: asked.clone() }));
+        let asked = asked.clone();
+        // It goes as fast as the other node takes it.
+        let body = body.map_err(move |error| {
+            let _ = asked.broke.set(error.clone()); // the first one counts
+            error
+        });
+        let mut request = Request::new(Body::new(body));
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() = parts.uri.path().parse().unwrap_or_default(); // it is one already
@@ -218,36 +225,6 @@ struct Asked {
     broke: Arc<OnceLock<Status>>,
     /// Its place on a connection.
     place: Arc<OnceLock<Place>>,
-}
-
-/// The request on its way to the other node: as fast as that takes it.
-struct Asking {
-    body: Body,
-    asked: Asked,
-}
-
-impl http_body::Body for Asking {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(Err(error)) = &frame {
-            let _ = self.asked.broke.set(error.clone()); // the first one counts
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 /// What belongs to an answer under way.

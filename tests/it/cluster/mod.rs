@@ -22,13 +22,9 @@ impl Nodes {
         for (name, _) in ('a'..).zip(0..count) {
             let application = Application::new().await;
             let setup = match setups.first() {
-                // The database and the root key are those of the first one.
-                Some(first) => Setup {
-                    folder: Arc::new(tempfile::tempdir().expect("a folder")),
-                    database: first.database.clone(),
-                    settings: first.settings.clone(),
+                Some(first) => {
+                    first.another().with("targets.default.url", &format!("http://{}", application.address))
                 }
-                .with("targets.default.url", &format!("http://{}", application.address)),
                 None => {
                     let setup = Setup::new(application.address).with("node.lease", "1s");
                     settings.iter().fold(setup, |setup, (key, value)| setup.with(key, value))
