@@ -255,7 +255,7 @@ fn engine_settings(config: &Config, targets: &[Target], address: SocketAddr) -> 
     };
     let jobs = &config.jobs;
     engine::Settings {
-        node: config.node.name.clone(),
+        node: config.node.name.as_str().into(),
         advertise: config.advertised(address),
         lease: config.node.lease,
         flush_interval: jobs.flush_interval,

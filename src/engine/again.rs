@@ -59,8 +59,8 @@ impl Engine {
         }
         let ended = self.ended(id).await?;
         let origin = &ended.subject;
-        let target = self.settings.targets.get(&origin.spec.target);
-        let target = target.ok_or_else(|| Error::UnknownTarget(origin.spec.target.clone()))?;
+        let target = self.settings.targets.get(&*origin.spec.target);
+        let target = target.ok_or_else(|| Error::UnknownTarget(origin.spec.target.to_string()))?;
         let Again { run_as, cookies, .. } = again;
         let said = run_as.is_some();
         let cookies = if origin.spec.as_user { cookies.as_str() } else { "" };

@@ -134,7 +134,7 @@ impl Dispatcher {
 
     /// A job is queued.
     pub(super) fn hint(&self, record: Record, payload: Option<Payload>) {
-        if let Some(queue) = lock(&self.queues).get_mut(&record.spec.target) {
+        if let Some(queue) = lock(&self.queues).get_mut(&*record.spec.target) {
             queue.add(Hint { record, payload: payload.filter(|payload| payload.body.len() <= KEPT_PAYLOAD) });
         }
         self.wake();

@@ -5,8 +5,6 @@ use crate::store::{Outcome, Write};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
-/// Text of one job is stored at most this often, milliseconds.
-const TEXT_EVERY: u64 = 1_000;
 /// Text stored in one second, all jobs together, bytes.
 const TEXT_BUDGET: usize = 8 * 1024 * 1024;
 
@@ -81,7 +79,7 @@ impl Engine {
                 return; // what is under way comes back for the rest
             }
             let now = self.clock.mono();
-            let rested = inner.text_saved_at.is_none_or(|at| now.saturating_sub(at) >= TEXT_EVERY);
+            let rested = now >= inner.text_rests_until;
             let text = inner.text_dirty && rested && budget.take(now, inner.job.text.as_str().len());
             if !inner.dirty && !text {
                 if inner.text_dirty {
@@ -146,7 +144,7 @@ impl Engine {
         for live in self.live.all() {
             {
                 let mut inner = lock(&live.inner);
-                inner.text_saved_at = None;
+                inner.text_rests_until = 0;
                 if !inner.dirty && !inner.text_dirty {
                     continue;
                 }

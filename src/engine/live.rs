@@ -1,6 +1,12 @@
 //! A running job in memory: one lock, one update under way at a time.
 
-use super::{Engine, Error, lock, timers::Armed};
+use super::{
+    Engine, Error,
+    attempt::Attempt,
+    lock,
+    signals::{Signal as Told, Signals},
+    timers::Armed,
+};
 use crate::{
     job::{
         Connection, Event, Job, JobId, Record, Refused, Revision, Signal, Spec, State, Transition,
@@ -9,26 +15,54 @@ use crate::{
     store::{AttemptRow, Ended, Outcome, Permit, Update, Write},
 };
 use std::{
-    collections::HashMap,
+    borrow::Borrow,
+    collections::HashSet,
+    hash::{Hash, Hasher},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+
+/// Text of one job is stored at most this often, milliseconds.
+const TEXT_EVERY: u64 = 1_000;
 
 /// Every running job of this process.
 #[derive(Default)]
-pub(super) struct Map(Mutex<HashMap<JobId, Arc<Live>>>);
+pub(super) struct Map(Mutex<HashSet<ById>>);
+
+/// Known by its id, which it has in itself.
+struct ById(Arc<Live>);
+
+impl Borrow<JobId> for ById {
+    fn borrow(&self) -> &JobId {
+        &self.0.id
+    }
+}
+
+impl Hash for ById {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.id.hash(state);
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id == other.0.id
+    }
+}
+
+impl Eq for ById {}
 
 impl Map {
     pub(super) fn get(&self, id: JobId) -> Option<Arc<Live>> {
-        lock(&self.0).get(&id).cloned()
+        lock(&self.0).get(&id).map(|live| Arc::clone(&live.0))
     }
 
     pub(super) fn insert(&self, live: &Arc<Live>) {
-        lock(&self.0).insert(live.id, Arc::clone(live));
+        lock(&self.0).replace(ById(Arc::clone(live)));
     }
 
     /// Forgets this attempt, not one that came after it. `recent` forgets it under the
@@ -37,14 +71,14 @@ impl Map {
     fn remove(&self, live: &Arc<Live>, recent: &super::recent::Recent) {
         let mut map = lock(&self.0);
         recent.forget(live.id);
-        if map.get(&live.id).is_some_and(|there| Arc::ptr_eq(there, live)) {
+        if map.get(&live.id).is_some_and(|there| Arc::ptr_eq(&there.0, live)) {
             map.remove(&live.id);
         }
     }
 
     /// In the order of their ids.
     pub(super) fn all(&self) -> Vec<Arc<Live>> {
-        let mut all: Vec<Arc<Live>> = lock(&self.0).values().cloned().collect();
+        let mut all: Vec<Arc<Live>> = lock(&self.0).iter().map(|live| Arc::clone(&live.0)).collect();
         all.sort_by_key(|live| live.id);
         all
     }
@@ -52,19 +86,6 @@ impl Map {
     pub(super) fn len(&self) -> usize {
         lock(&self.0).len()
     }
-}
-
-/// What those who serve an attempt are told.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Signals {
-    /// Somebody cancelled the job.
-    pub(super) stop: bool,
-    /// What becomes of the connection to the action.
-    pub(super) connection: Connection,
-    /// Open ReportStreams.
-    pub(super) streams: usize,
-    /// The attempt is over, and that is committed.
-    pub(super) over: bool,
 }
 
 /// One attempt of a job that runs.
@@ -81,16 +102,14 @@ pub(super) struct Live {
     pub(super) inner: Mutex<Inner>,
     /// Told whenever an update of this job is no longer under way.
     pub(super) settled: Notify,
-    pub(super) signals: watch::Sender<Signals>,
+    pub(super) signals: Signals,
 }
 
 /// What the lock guards.
 pub(super) struct Inner {
     pub(super) job: Job,
-    /// What callers are shown while a commit is under way.
-    before: Option<Box<Job>>,
-    /// Starts that joined since then.
-    joining: u32,
+    /// The commit that callers wait for, if one is under way.
+    commit: Option<Box<Commit>>,
     /// The revision in the table.
     stored: Revision,
     /// An update is in the writer's queue.
@@ -103,16 +122,33 @@ pub(super) struct Inner {
     pub(super) dirty: bool,
     /// The same, for text.
     pub(super) text_dirty: bool,
-    /// When text was last handed to the writer, mono.
-    pub(super) text_saved_at: Option<u64>,
-    /// Row of this attempt, as it is to be stored.
-    pub(super) row: AttemptRow,
+    /// When text may be handed to the writer again, mono.
+    pub(super) text_rests_until: u64,
+    /// For the row of this attempt.
+    pub(super) row: Attempt,
     /// What a timer is set for.
     pub(super) armed: Option<Armed>,
     /// Held until the attempt is over.
     slot: Option<Arc<OwnedSemaphorePermit>>,
-    /// Who waits for the commit under way.
+}
+
+/// A change on its way to the tables that is shown only when it is there.
+struct Commit {
+    /// What callers are shown meanwhile.
+    before: Job,
+    /// Starts that joined since then.
+    joining: u32,
+    /// Who waits for it.
     waiting: Vec<oneshot::Sender<Result<(), Error>>>,
+}
+
+impl Commit {
+    /// Tells all who wait. Whoever hung up is not told.
+    fn tell(&mut self, result: impl Fn() -> Result<(), Error>) {
+        for waiting in self.waiting.drain(..) {
+            let _ = waiting.send(result());
+        }
+    }
 }
 
 impl Live {
@@ -131,22 +167,20 @@ impl Live {
             retry_of,
             inner: Mutex::new(Inner {
                 job,
-                before: None,
-                joining: 0,
+                commit: None,
                 stored,
                 saving: false,
                 failing: false,
                 lost: false,
                 dirty: false,
                 text_dirty: false,
-                text_saved_at: None,
-                row,
+                text_rests_until: 0,
+                row: Attempt::new(row),
                 armed: None,
                 slot,
-                waiting: Vec::new(),
             }),
             settled: Notify::new(),
-            signals: watch::Sender::new(Signals { stop, ..Signals::default() }),
+            signals: Signals::new(Told { stop, ..Told::default() }),
         })
     }
 
@@ -165,10 +199,10 @@ impl Live {
     /// A later Start joined it, and the tables have that.
     pub(super) fn joined(self: &Arc<Self>, engine: &Arc<Engine>) {
         let mut inner = lock(&self.inner);
-        if inner.committing() {
+        if let Some(commit) = &mut inner.commit {
             // Nothing else may change the job now: what is shown after the commit
             // shows the number too, and what is shown before it does not.
-            inner.joining += 1;
+            commit.joining += 1;
             return;
         }
         self.merged.fetch_add(1, Ordering::Relaxed);
@@ -178,14 +212,13 @@ impl Live {
     /// What callers are shown.
     pub(super) fn snapshot(&self, text: bool) -> Record {
         let inner = lock(&self.inner);
-        let job = inner.before.as_deref().unwrap_or(&inner.job);
+        let job = inner.shown();
         self.record(if text { job.clone() } else { job.without_text() })
     }
 
     /// Which state callers are shown.
     pub(super) fn shown_revision(&self) -> Revision {
-        let inner = lock(&self.inner);
-        inner.before.as_deref().unwrap_or(&inner.job).revision
+        lock(&self.inner).shown().revision
     }
 
     /// Whether its row is as this engine left it: who adopts the job gives it another
@@ -202,7 +235,19 @@ impl Live {
 impl Inner {
     /// Whether a change that callers can see must wait.
     pub(super) fn committing(&self) -> bool {
-        self.before.is_some()
+        self.commit.is_some()
+    }
+
+    /// What callers are shown.
+    fn shown(&self) -> &Job {
+        self.commit.as_deref().map_or(&self.job, |commit| &commit.before)
+    }
+
+    /// Who waits for the commit under way hears what came of it.
+    fn tell(&mut self, result: impl Fn() -> Result<(), Error>) {
+        if let Some(commit) = &mut self.commit {
+            commit.tell(result);
+        }
     }
 
     /// Whether an update is in the writer's queue.
@@ -210,10 +255,12 @@ impl Inner {
         self.saving
     }
 
-    /// Waits for the commit under way.
+    /// Waits for the commit under way; fails at once where there is none.
     pub(super) fn join(&mut self) -> oneshot::Receiver<Result<(), Error>> {
         let (sender, receiver) = oneshot::channel();
-        self.waiting.push(sender);
+        if let Some(commit) = &mut self.commit {
+            commit.waiting.push(sender);
+        }
         receiver
     }
 
@@ -230,7 +277,6 @@ impl Inner {
         }
         let text_at = self.job.text.cursor();
         let transition = self.job.apply(event, engine.clock.now())?;
-        self.note();
         self.text_dirty |= self.job.text.cursor() != text_at;
         if transition.save == Save::Flush && !self.dirty {
             self.dirty = true;
@@ -254,27 +300,18 @@ impl Inner {
         }
     }
 
-    /// Keeps the attempt's row in step with the run.
-    fn note(&mut self) {
-        if let State::Running(run) = &self.job.state {
-            self.row.sent_at = run.sent_at;
-            self.row.reported = run.reported;
-            self.row.sequence = run.sequence;
-        }
-    }
-
     /// The update that brings the tables up to date.
     pub(super) fn update(&mut self, live: &Live, text: bool, now: u64) -> Update {
         self.saving = true;
         self.dirty = false;
         let job = if text {
             self.text_dirty = false;
-            self.text_saved_at = Some(now);
+            self.text_rests_until = now.saturating_add(TEXT_EVERY);
             self.job.clone()
         } else {
             self.job.without_text()
         };
-        Update { from: self.stored, record: live.record(job), text, attempt: Some(self.row.clone()) }
+        Update { from: self.stored, record: live.record(job), text, attempt: Some(self.row.row(&self.job)) }
     }
 
     /// An update is no longer under way.
@@ -362,36 +399,29 @@ impl Engine {
         ended_by: Option<Ended>,
         permit: Permit,
     ) -> Result<(Transition, Option<oneshot::Receiver<Result<(), Error>>>), Refused> {
-        if let Event::Of(attempt, Signal::Response(response)) = &event
-            && *attempt == live.attempt
-        {
-            inner.row.http_status = Some(response.status);
-        }
+        let status = match &event {
+            Event::Of(_, Signal::Response(response)) => Some(response.status),
+            _ => None,
+        };
         let now = self.clock.now();
         let before = inner.job.clone();
         let text_at = before.text.cursor();
-        if let Event::Of(_, Signal::Report(report)) = &event {
-            // The row must know the last sequence even though the run is over.
-            inner.row.sequence = report.sequence.unwrap_or(inner.row.sequence).max(inner.row.sequence);
-            inner.row.reported = true;
-        }
         let transition = inner.job.apply(event, now)?;
-        inner.note();
+        inner.row.http_status = status.or(inner.row.http_status);
         inner.text_dirty |= inner.job.text.cursor() != text_at;
         if transition.save != Save::Commit {
             self.timers.arm(live, inner);
             return Ok((transition, None));
         }
         if transition.attempt_ended {
-            inner.row.ended_at = Some(now.wall);
-            inner.row.failure.clone_from(&inner.job.failure);
-            inner.row.ended_by = ended_by;
+            let Inner { row, job, .. } = &mut *inner;
+            row.end(&before, job, now.wall, ended_by);
         }
         if transition.connection == Connection::Close {
             // Closed before anything is retried.
-            live.signals.send_modify(|signals| signals.connection = Connection::Close);
+            live.signals.change(|told| told.connection = Connection::Close);
         }
-        inner.before = Some(Box::new(before));
+        inner.commit = Some(Box::new(Commit { before, joining: 0, waiting: Vec::with_capacity(1) }));
         let text = transition.attempt_ended && (inner.text_dirty || inner.job.output.is_some());
         let update = inner.update(live, text, now.mono);
         let done = inner.join();
@@ -416,9 +446,9 @@ impl Engine {
     /// what follows.
     fn committed(self: &Arc<Self>, live: &Arc<Live>, transition: Transition) {
         let mut inner = lock(&live.inner);
-        inner.before = None;
+        let mut commit = inner.commit.take();
         inner.failing = false;
-        live.merged.fetch_add(std::mem::take(&mut inner.joining), Ordering::Relaxed);
+        live.merged.fetch_add(commit.as_ref().map_or(0, |commit| commit.joining), Ordering::Relaxed);
         let running = matches!(inner.job.state, State::Running(_));
         if !running {
             // Out of the map before anybody is shown that it ended: a reader
@@ -439,18 +469,18 @@ impl Engine {
         } else {
             self.publish(live, &inner);
         }
-        for waiting in inner.waiting.drain(..) {
-            let _ = waiting.send(Ok(())); // whoever hung up is not told
+        if let Some(commit) = &mut commit {
+            commit.tell(|| Ok(()));
         }
         let waits =
             (!running && !inner.job.state_name().is_final()).then(|| live.record(inner.job.without_text()));
         self.timers.arm(live, &mut inner);
         drop(inner);
-        live.signals.send_modify(|signals| {
-            signals.stop |= running;
-            signals.over = !running;
+        live.signals.change(|told| {
+            told.stop |= running;
+            told.over = !running;
             if transition.connection != Connection::Keep {
-                signals.connection = transition.connection;
+                told.connection = transition.connection;
             }
         });
         if let Some(record) = waits {
@@ -477,9 +507,7 @@ impl Engine {
         if !std::mem::replace(&mut inner.failing, true) {
             tracing::warn!(job = %live.id, %error, "a change could not be committed and is tried again");
         }
-        for waiting in inner.waiting.drain(..) {
-            let _ = waiting.send(Err(Error::from(error.clone())));
-        }
+        inner.tell(|| Err(Error::from(error.clone())));
         drop(inner);
         live.settled.notify_waiters();
         let (engine, live) = (Arc::clone(self), Arc::clone(live));
@@ -533,17 +561,15 @@ impl Engine {
         inner.dirty = false;
         inner.text_dirty = false;
         self.timers.disarm(&mut inner);
-        for waiting in inner.waiting.drain(..) {
-            let _ = waiting.send(Err(taken_over()));
-        }
+        inner.tell(|| Err(taken_over()));
         drop(inner);
         live.settled.notify_waiters();
-        live.signals.send_modify(|signals| {
+        live.signals.change(|told| {
             // The action goes on for its new owner, and reports to it.
             if !adopted {
-                signals.connection = Connection::Close;
+                told.connection = Connection::Close;
             }
-            signals.over = true;
+            told.over = true;
         });
     }
 }
@@ -571,5 +597,17 @@ impl From<Refused> for Uncommitted {
 impl From<Error> for Uncommitted {
     fn from(error: Error) -> Self {
         Self::Failed(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_running_job_takes_little_memory() {
+        // With the two counters before it, half a KiB of the allocator.
+        assert!(size_of::<Live>() + 16 <= 512, "{}", size_of::<Live>());
+        assert!(size_of::<Spec>() + 16 <= 192, "{}", size_of::<Spec>());
     }
 }

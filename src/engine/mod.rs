@@ -29,6 +29,8 @@
 //! loops rest meanwhile. Progress goes on in memory, and watchers see it.
 
 mod again;
+mod alike;
+mod attempt;
 mod dispatcher;
 mod error;
 mod explain;
@@ -44,6 +46,7 @@ mod reseal;
 mod retention;
 mod runner;
 mod schedule;
+mod signals;
 mod start;
 mod timers;
 
@@ -108,7 +111,7 @@ impl TargetSettings {
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Name of this node.
-    pub node: String,
+    pub node: Arc<str>,
     /// Where other nodes reach this one.
     pub advertise: Option<String>,
     /// How long a node may be silent until it is taken for dead.
@@ -166,6 +169,7 @@ pub struct Engine {
     hub: Arc<Hub<Record>>,
     live: live::Map,
     recent: recent::Recent,
+    alike: alike::Alike,
     dispatcher: dispatcher::Dispatcher,
     schedule: schedule::Schedule,
     timers: timers::Timers,
@@ -195,6 +199,7 @@ impl Engine {
             live: live::Map::default(),
             // Where others write too, a row may change unnoticed.
             recent: recent::Recent::new(settings.cache, !store.is_shared()),
+            alike: alike::Alike::default(),
             nodes: nodes::Nodes::new(settings.lease),
             hub: Arc::default(),
             draining: AtomicBool::new(false),

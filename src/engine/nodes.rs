@@ -255,14 +255,14 @@ impl Engine {
         let (dead, gone) = {
             let mut seen = lock(&self.nodes.seen);
             let dead = seen.look(nodes, self.clock.mono(), self.nodes.lease());
-            let gone = |owner: &String| *owner != self.settings.node && !seen.nodes.contains_key(owner);
+            let gone = |owner: &String| *owner != *self.settings.node && !seen.nodes.contains_key(owner);
             self.store.set_others_live(seen.nodes.len() > 1);
             (dead, owners.into_iter().filter(gone).collect::<Vec<_>>())
         };
         if self.is_draining() {
             return Ok(()); // for those who stay
         }
-        for node in dead.into_iter().filter(|node| node.name != self.settings.node) {
+        for node in dead.into_iter().filter(|node| *node.name != *self.settings.node) {
             tracing::warn!(node = node.name, "a node is dead: takes over what it ran");
             self.take_over(&node.name).await?;
             if self.store.forget(&node).await? {
@@ -308,7 +308,7 @@ impl Engine {
             return Ok(Place::Unsettled);
         }
         let Some(owner) = self.store.owner(id).await? else { return Ok(Place::Unsettled) };
-        if owner == self.settings.node {
+        if *owner == *self.settings.node {
             return Ok(Place::Unsettled);
         }
         let known = |seen: &Seen| {

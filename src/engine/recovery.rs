@@ -45,7 +45,7 @@ impl Engine {
         }
         if !matches!(record.job.state, State::Running(_)) {
             row.ended_at = Some(now.wall);
-            row.failure.clone_from(&record.job.failure);
+            row.failure = record.job.failure.as_deref().cloned();
         }
         let update = Update { from, record: record.clone(), text: false, attempt: Some(row.clone()) };
         let permit = self.store.reserve().await.map_err(|_| Error::Draining)?;

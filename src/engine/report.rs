@@ -104,7 +104,7 @@ impl Engine {
             if inner.lost {
                 return Err(taken_over().into());
             }
-            let repeated = inner.committing() && inner.row.ended_by.as_ref() == Some(&ended);
+            let repeated = inner.committing() && inner.row.ended_by() == Some(&ended);
             if repeated && inner.failing {
                 return Err(Error::Unavailable("the end of the job is not stored yet".into()).into());
             }
@@ -130,7 +130,12 @@ impl Engine {
         let now = self.clock.now();
         let deadline =
             inner.job.due_at().map(|at| now.wall.saturating_add_unsigned(at.saturating_sub(now.mono)));
-        Acknowledged { stop, revision: inner.job.revision, deadline, sequence: inner.row.sequence }
+        Acknowledged {
+            stop,
+            revision: inner.job.revision,
+            deadline,
+            sequence: inner.row.sequence(&inner.job),
+        }
     }
 
     /// The attempt does not run here. None if it may in a moment.
@@ -179,9 +184,9 @@ impl Engine {
     pub fn reporting(self: &Arc<Self>, token: ReportToken) -> Result<Reporting, Error> {
         let live = self.live.get(token.job).filter(|live| live.attempt == token.attempt);
         if let Some(live) = &live {
-            let opened = live.signals.send_if_modified(|signals| {
-                let fits = signals.streams < MAX_STREAMS;
-                signals.streams += usize::from(fits);
+            let opened = live.signals.change(|told| {
+                let fits = usize::from(told.streams) < MAX_STREAMS;
+                told.streams += u16::from(fits);
                 fits
             });
             if !opened {
@@ -224,12 +229,10 @@ impl Reporting {
     /// Cancel safe.
     pub async fn stopped(&self) -> Acknowledged {
         if let Some(live) = &self.live {
-            let mut signals = live.signals.subscribe();
-            if signals.wait_for(|signals| signals.stop).await.is_ok() {
-                let mut inner = lock(&live.inner);
-                if matches!(inner.job.state, State::Running(_)) {
-                    return self.engine.acknowledge(live, &mut inner);
-                }
+            live.signals.until(|told| told.stop).await;
+            let mut inner = lock(&live.inner);
+            if matches!(inner.job.state, State::Running(_)) {
+                return self.engine.acknowledge(live, &mut inner);
             }
         }
         std::future::pending().await
@@ -244,8 +247,7 @@ impl Reporting {
     /// repeat any more.
     pub async fn outlived(&self) {
         if let Some(live) = &self.live {
-            let mut signals = live.signals.subscribe();
-            let _ = signals.wait_for(|signals| signals.over).await; // the sender lives in `live`
+            live.signals.until(|told| told.over).await;
         }
         tokio::time::sleep(REPEATS).await;
     }
@@ -254,7 +256,7 @@ impl Reporting {
 impl Drop for Reporting {
     fn drop(&mut self) {
         if let Some(live) = &self.live {
-            live.signals.send_modify(|signals| signals.streams -= 1);
+            live.signals.change(|told| told.streams -= 1);
         }
     }
 }

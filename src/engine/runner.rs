@@ -51,7 +51,7 @@ impl Engine {
     pub(super) async fn run_attempt(self: &Arc<Self>, live: &Arc<Live>, payload: Option<Payload>) {
         let spec = live.spec();
         let path = spec.url.split('?').next().unwrap_or_default();
-        tracing::info!(target_name = spec.target, method = spec.method, path, "triggering");
+        tracing::info!(target_name = &*spec.target, method = &*spec.method, path, "triggering");
         let payload = match payload {
             Some(payload) => Ok(payload),
             None => match self.payload(live).await {
@@ -74,8 +74,7 @@ impl Engine {
             }
         };
         if matches!(signal, Signal::Response(Response { status: 200..=201 | 203..=299, .. })) {
-            let mut signals = live.signals.subscribe();
-            let read = signals.wait_for(|signals| signals.streams == 0 || signals.over);
+            let read = live.signals.until(|told| told.streams == 0 || told.over);
             let _ = tokio::time::timeout(LAST_REPORTS, read).await; // then the 2xx counts
         }
         match self.commit(live, Event::Of(live.attempt, signal), None).await {
@@ -115,9 +114,9 @@ impl Engine {
         let due_at = lock(&live.inner).job.due_at();
         let credentials = payload.credentials.clone().unwrap_or_default();
         let request = Request {
-            target: spec.target.clone(),
-            method: spec.method.clone(),
-            url: spec.url.clone(),
+            target: spec.target.to_string(),
+            method: spec.method.to_string(),
+            url: spec.url.to_string(),
             payload,
             job: live.id,
             attempt: live.attempt,
@@ -131,11 +130,7 @@ impl Engine {
             return None;
         }
         let mut called = self.trigger.call(request, Arc::new(ears));
-        let mut signals = live.signals.subscribe();
-        let changed = async {
-            let signals = signals.wait_for(|signals| signals.connection != Connection::Keep).await;
-            signals.map_or(Connection::Close, |signals| signals.connection)
-        };
+        let changed = live.signals.until(|told| told.connection != Connection::Keep);
         tokio::select! {
             biased;
             () = self.tasks.stop().cancelled() => {
@@ -143,8 +138,8 @@ impl Engine {
                 self.lost_by_us(live);
                 None
             }
-            connection = changed => {
-                if connection == Connection::Linger {
+            told = changed => {
+                if told.connection == Connection::Linger {
                     let _ = tokio::time::timeout(self.settings.linger, called).await; // whatever comes
                 }
                 None

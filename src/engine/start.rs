@@ -71,13 +71,13 @@ impl Engine {
             key: self.merge_key(class, &spec, &payload, (start_after, start_at)),
             join: policy != MergePolicy::Reject,
         });
-        let spec = Arc::new(spec);
+        let (spec, created_by) = self.alike.share(spec, created_by);
         loop {
             // Of the moment of the check: what was asked for counts from it.
             let record = Record {
                 id: self.clock.job_id(),
                 created_at: now.wall,
-                created_by: created_by.into(),
+                created_by: Arc::clone(&created_by),
                 retry_of: None,
                 merged_count: 0,
                 job: Job::new(Arc::clone(&spec.rules), scheduled_at, now),

@@ -150,11 +150,11 @@ mod tests {
         let spec = Spec {
             display_name: String::new(),
             labels: BTreeMap::new(),
-            target: "default".to_owned(),
-            method: "GET".to_owned(),
-            route: "/".to_owned(),
+            target: "default".into(),
+            method: "GET".into(),
+            route: "/".into(),
             query: BTreeMap::new(),
-            url: "/".to_owned(),
+            url: "/".into(),
             header_names: Vec::new(),
             priority: 5,
             rules,
@@ -172,7 +172,7 @@ mod tests {
         };
         let row = AttemptRow {
             attempt: 1,
-            node: "here".to_owned(),
+            node: "here".into(),
             claimed_at: at(0).wall,
             sent_at: None,
             reported: false,

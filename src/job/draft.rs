@@ -186,14 +186,15 @@ pub fn check(draft: Draft, defaults: &Defaults<'_>, wall: i64) -> Result<Checked
     });
     faults.finish()?;
     let policy = draft.merge_policy.unwrap_or(defaults.merge_policy);
+    let route: Arc<str> = draft.route.into();
     let spec = Spec {
         display_name: draft.display_name,
         labels: draft.labels,
-        target: if draft.target.is_empty() { "default".to_owned() } else { draft.target },
-        method,
-        route: draft.route,
+        target: if draft.target.is_empty() { "default".into() } else { draft.target.into() },
+        method: method.into(),
+        url: if *route == *url { Arc::clone(&route) } else { url.into() },
+        route,
         query: draft.query,
-        url,
         header_names: headers.iter().map(|(name, _)| name.clone()).collect(),
         priority: u8::try_from(priority).unwrap_or(9),
         rules: Arc::new(rules),

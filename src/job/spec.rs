@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// The part of a request that is kept in clear and shown to callers. Stored with
-/// short names, and without what is empty: each job has one.
+/// short names, and without what is empty: each job has one. Texts that jobs have in
+/// common may be one in memory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
     /// Name for people.
@@ -17,19 +18,19 @@ pub struct Spec {
     pub labels: BTreeMap<String, String>,
     /// Name of a configured target.
     #[serde(rename = "t")]
-    pub target: String,
+    pub target: Arc<str>,
     /// HTTP method.
     #[serde(rename = "m")]
-    pub method: String,
+    pub method: Arc<str>,
     /// Route as given.
     #[serde(rename = "r")]
-    pub route: String,
+    pub route: Arc<str>,
     /// Query parameters as given, without those in `route`.
     #[serde(rename = "q", default, skip_serializing_if = "BTreeMap::is_empty")]
     pub query: BTreeMap<String, String>,
     /// Path and query as sent.
     #[serde(rename = "u")]
-    pub url: String,
+    pub url: Arc<str>,
     /// Names of the further headers, in lower case.
     #[serde(rename = "h", default, skip_serializing_if = "Vec::is_empty")]
     pub header_names: Vec<String>,

@@ -314,7 +314,7 @@ impl fmt::Display for StateName {
 }
 
 /// A job: its rules, where it stands, and what its action said. Times in UTC
-/// milliseconds.
+/// milliseconds. What most jobs lack is in boxes: one that runs is kept in memory.
 #[derive(Debug, Clone)]
 pub struct Job {
     /// What holds from start to end.
@@ -328,7 +328,7 @@ pub struct Job {
     /// Whole percent.
     pub progress: u32,
     /// In the action's own terms.
-    pub detail: Option<Detail>,
+    pub detail: Option<Box<Detail>>,
     /// What the action wrote in this attempt.
     pub text: Text,
     /// When it is or was due.
@@ -342,9 +342,9 @@ pub struct Job {
     /// Whether somebody cancelled it while it ran.
     pub cancel_requested: bool,
     /// Why it, or its last attempt, failed.
-    pub failure: Option<Failure>,
+    pub failure: Option<Box<Failure>>,
     /// What it left behind.
-    pub output: Option<Output>,
+    pub output: Option<Box<Output>>,
 }
 
 impl Job {

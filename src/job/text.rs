@@ -14,49 +14,106 @@ pub struct Cursor {
 /// Status text of one attempt. Every change moves `written` on, so that a
 /// reader who knows where it stopped can be given just the rest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Text {
+pub struct Text(Option<Box<Written>>);
+
+/// What there is once something was written: most running jobs have nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Written {
     kept: String,
     written: u64,
     replaced_at: u64,
     truncated: bool,
 }
 
+/// What a text is that nothing was written to.
+static NOTHING: Written = Written { kept: String::new(), written: 0, replaced_at: 0, truncated: false };
+
 impl Text {
     /// A text as it was stored: what was kept, and how many bytes were ever
     /// written.
     pub fn restored(kept: String, written: u64, truncated: bool) -> Self {
         let written = written.max(kept.len() as u64);
+        if written == 0 {
+            return Self::default();
+        }
         let replaced_at = written - kept.len() as u64;
-        Self { kept, written, replaced_at, truncated }
+        Self(Some(Box::new(Written { kept, written, replaced_at, truncated })))
+    }
+
+    fn inner(&self) -> &Written {
+        self.0.as_deref().unwrap_or(&NOTHING)
     }
 
     /// The kept text.
     pub fn as_str(&self) -> &str {
-        &self.kept
+        &self.inner().kept
     }
 
     /// Bytes ever written in this attempt, replacements included.
     pub fn written(&self) -> u64 {
-        self.written
+        self.inner().written
     }
 
     /// Where the text began after its last replacement, in bytes ever written.
     pub fn replaced_at(&self) -> u64 {
-        self.replaced_at
+        self.inner().replaced_at
     }
 
     /// Where the kept text begins, in bytes ever written.
     pub fn kept_from(&self) -> u64 {
-        self.written - self.kept.len() as u64
+        self.inner().kept_from()
     }
 
     /// Whether text before the kept one was dropped since the last replacement.
     pub fn truncated(&self) -> bool {
-        self.truncated
+        self.inner().truncated
     }
 
     /// Adds to the text.
     pub fn append(&mut self, more: &str) {
+        if !more.is_empty() {
+            self.0.get_or_insert_default().append(more);
+        }
+    }
+
+    /// Puts another text in its place.
+    pub fn replace(&mut self, text: &str) {
+        if let Some(written) = &mut self.0 {
+            written.clear();
+        }
+        self.append(text);
+    }
+
+    /// Where a reader stands who has been given all of this text.
+    pub fn cursor(&self) -> Cursor {
+        let Written { replaced_at, written, .. } = *self.inner();
+        Cursor { replaced_at, written }
+    }
+
+    /// What a reader lacks who stands at `seen`: where the piece begins, the
+    /// piece, and whether the reader must forget what it has.
+    pub fn since(&self, seen: Option<Cursor>) -> (u64, &str, bool) {
+        let all = (self.kept_from(), self.as_str(), true);
+        match seen {
+            // Where text was dropped after the last replacement, a reader who stands in
+            // what is kept has read on since that.
+            Some(Cursor { replaced_at, written: at })
+                if (replaced_at == self.replaced_at() || self.truncated()) && at >= self.kept_from() =>
+            {
+                let from = usize::try_from(at - self.kept_from()).ok();
+                from.and_then(|from| self.as_str().get(from..)).map_or(all, |piece| (at, piece, false))
+            }
+            _ => all,
+        }
+    }
+}
+
+impl Written {
+    fn kept_from(&self) -> u64 {
+        self.written - self.kept.len() as u64
+    }
+
+    fn append(&mut self, more: &str) {
         self.written += more.len() as u64;
         if more.len() >= KEPT {
             self.kept.clear();
@@ -73,34 +130,10 @@ impl Text {
         self.kept.push_str(more);
     }
 
-    /// Puts another text in its place.
-    pub fn replace(&mut self, text: &str) {
+    fn clear(&mut self) {
         self.replaced_at = self.written;
         self.truncated = false;
         self.kept.clear();
-        self.append(text);
-    }
-
-    /// Where a reader stands who has been given all of this text.
-    pub fn cursor(&self) -> Cursor {
-        Cursor { replaced_at: self.replaced_at, written: self.written }
-    }
-
-    /// What a reader lacks who stands at `seen`: where the piece begins, the
-    /// piece, and whether the reader must forget what it has.
-    pub fn since(&self, seen: Option<Cursor>) -> (u64, &str, bool) {
-        let all = (self.kept_from(), self.kept.as_str(), true);
-        match seen {
-            // Where text was dropped after the last replacement, a reader who stands in
-            // what is kept has read on since that.
-            Some(Cursor { replaced_at, written: at })
-                if (replaced_at == self.replaced_at || self.truncated) && at >= self.kept_from() =>
-            {
-                let from = usize::try_from(at - self.kept_from()).ok();
-                from.and_then(|from| self.kept.get(from..)).map_or(all, |piece| (at, piece, false))
-            }
-            _ => all,
-        }
     }
 }
 

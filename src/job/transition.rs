@@ -402,7 +402,7 @@ impl Job {
             run.pace = Some(Pace::after(run.pace, far, now));
         }
         if report.detail.is_some() {
-            self.detail = report.detail;
+            self.detail = report.detail.map(Box::new);
         }
         match report.text {
             Some(TextChange::Replace(text)) => self.text.replace(&text),
@@ -413,7 +413,7 @@ impl Job {
         Ok(match report.end {
             None => self.changed(now, Save::Flush),
             Some(End::Finish(output)) => {
-                self.output = output;
+                self.output = output.map(Box::new);
                 self.progress = 100;
                 self.end(State::Succeeded, now, Connection::Linger)
             }
@@ -440,7 +440,7 @@ impl Job {
                 if let (Some(text), 0) = (&response.text, self.text.written()) {
                     self.text.replace(text);
                 }
-                self.output = response.output;
+                self.output = response.output.map(Box::new);
                 self.progress = 100;
                 self.end(State::Succeeded, now, Connection::Keep)
             }
@@ -511,7 +511,7 @@ impl Job {
 
     fn wait_again(&mut self, at: i64, failure: Failure, now: Now) -> Transition {
         self.scheduled_at = at;
-        self.failure = Some(failure);
+        self.failure = Some(Box::new(failure));
         self.state = if at > now.wall { State::Scheduled } else { State::Queued };
         let mut transition = self.changed(now, Save::Commit);
         transition.connection = Connection::Close;
@@ -520,7 +520,7 @@ impl Job {
     }
 
     fn fail(&mut self, reason: Reason, message: String, http_status: Option<u16>, now: Now) -> Transition {
-        self.failure = Some(Failure { reason, message, http_status });
+        self.failure = Some(Box::new(Failure { reason, message, http_status }));
         self.end(State::Failed, now, Connection::Close)
     }
 

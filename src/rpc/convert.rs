@@ -318,9 +318,9 @@ pub fn job(record: &Record, text: bool) -> v1::Job {
         labels: spec.labels.clone(),
         created_by: record.created_by.to_string(),
         action: Some(v1::Action {
-            target: spec.target.clone(),
-            method: spec.method.clone(),
-            route: spec.route.clone(),
+            target: spec.target.to_string(),
+            method: spec.method.to_string(),
+            route: spec.route.to_string(),
             query: spec.query.clone(),
             headers: spec.header_names.iter().map(|name| (name.clone(), String::new())).collect(),
             ..Default::default()
@@ -339,7 +339,7 @@ pub fn job(record: &Record, text: bool) -> v1::Job {
         updated_at: Some(timestamp(job.updated_at)),
         ended_at: job.ended_at.map(timestamp),
         cancel_requested: job.cancel_requested,
-        failure: job.failure.as_ref().map(failure),
+        failure: job.failure.as_deref().map(failure),
         result: if text { result(record) } else { None },
         revision: job.revision.get(),
         merged_count: record.merged_count,
@@ -364,7 +364,7 @@ pub fn attempt(row: AttemptRow) -> v1::Attempt {
     let http_status = row.http_status.unwrap_or(0).into();
     v1::Attempt {
         attempt: row.attempt,
-        node: row.node,
+        node: row.node.to_string(),
         claimed_at: Some(timestamp(row.claimed_at)),
         sent_at: row.sent_at.map(timestamp),
         ended_at: row.ended_at.map(timestamp),

@@ -19,7 +19,7 @@ fn kept(message: &str) -> String {
 
 pub(super) fn job(record: &Record, owner: Option<String>) -> job::Model {
     let job = &record.job;
-    let (detail, failure) = (job.detail.as_ref(), job.failure.as_ref());
+    let (detail, failure) = (job.detail.as_deref(), job.failure.as_deref());
     job::Model {
         id: record.id.to_bytes().to_vec(),
         state: job.state_name().number().into(),
@@ -44,7 +44,7 @@ pub(super) fn job(record: &Record, owner: Option<String>) -> job::Model {
         failure_status: failure.and_then(|failure| failure.http_status).map(Into::into),
         merged_count: record.merged_count.into(),
         merge_key: None,
-        target: record.spec.target.clone(),
+        target: record.spec.target.to_string(),
         priority: record.spec.priority.into(),
         created_by: record.created_by.to_string(),
     }
@@ -59,7 +59,7 @@ pub(super) fn request(
     job_request::Model {
         job_id: record.id.to_bytes().to_vec(),
         retry_of: record.retry_of.map(|id| id.to_bytes().to_vec()),
-        route: record.spec.route.clone(),
+        route: record.spec.route.to_string(),
         // Fails only for maps whose keys are no text; a spec has none.
         spec: serde_json::to_string(record.spec.as_ref()).unwrap_or_default(),
         root_id: root.to_vec(),
@@ -94,7 +94,7 @@ pub(super) fn attempt(id: JobId, row: AttemptRow) -> attempt::Model {
     attempt::Model {
         job_id: id.to_bytes().to_vec(),
         attempt: row.attempt.into(),
-        node: row.node,
+        node: row.node.to_string(),
         claimed_at: row.claimed_at,
         sent_at: row.sent_at,
         reported: row.reported.into(),
@@ -174,15 +174,15 @@ pub(super) fn record(row: job::Model, beside: Beside) -> Result<Record, Error> {
             revision: Revision::from_stored(row.revision),
             attempt: small(row.attempt),
             progress: small(row.progress),
-            detail,
+            detail: detail.map(Box::new),
             text,
             scheduled_at: row.scheduled_at,
             started_at: row.started_at,
             updated_at: row.updated_at,
             ended_at: row.ended_at,
             cancel_requested,
-            failure,
-            output,
+            failure: failure.map(Box::new),
+            output: output.map(Box::new),
         },
         spec,
     })
@@ -196,7 +196,7 @@ pub(super) fn attempt_row(row: attempt::Model) -> Result<AttemptRow, Error> {
     Ok(AttemptRow {
         attempt: small(row.attempt),
         ended_by: ended_by(&row),
-        node: row.node,
+        node: row.node.into(),
         claimed_at: row.claimed_at,
         sent_at: row.sent_at,
         reported: row.reported != 0,

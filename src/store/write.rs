@@ -7,6 +7,7 @@ use super::{
 };
 use crate::job::{Failure, JobId, Payload, Record, Revision, State};
 use crate::secret::{Keyring, RootId, seal};
+use std::sync::Arc;
 
 /// A job that begins.
 #[derive(Debug, Clone)]
@@ -120,7 +121,7 @@ pub struct AttemptRow {
     /// From 1.
     pub attempt: u32,
     /// The node that claimed it.
-    pub node: String,
+    pub node: Arc<str>,
     /// When it was claimed.
     pub claimed_at: i64,
     /// When the request was wholly written.

@@ -42,7 +42,7 @@ fn fields(draft: Draft) -> Vec<String> {
 #[test]
 fn the_least_a_caller_can_say_gets_every_default() {
     let Checked { spec, payload, scheduled_at } = passed(draft());
-    assert_eq!((spec.target.as_str(), spec.method.as_str(), spec.url.as_str()), ("default", "GET", "/app/a"));
+    assert_eq!((&*spec.target, &*spec.method, &*spec.url), ("default", "GET", "/app/a"));
     assert_eq!((spec.priority, scheduled_at), (5, NOW));
     assert_eq!(payload, Payload::default());
     let expected = Rules {
@@ -81,8 +81,8 @@ fn what_is_given_beats_the_defaults() {
         ..draft()
     };
     let Checked { spec, payload, scheduled_at } = passed(given);
-    assert_eq!((spec.target.as_str(), spec.method.as_str(), spec.priority), ("shop", "CHICKEN", 0));
-    assert_eq!((spec.url.as_str(), spec.display_name.as_str()), ("/app/a?a=1&b=2", "Übung"));
+    assert_eq!((&*spec.target, &*spec.method, spec.priority), ("shop", "CHICKEN", 0));
+    assert_eq!((&*spec.url, spec.display_name.as_str()), ("/app/a?a=1&b=2", "Übung"));
     assert_eq!(spec.header_names, ["x-a", "x-b"]);
     assert_eq!(payload.headers, [("x-a".into(), "1".into()), ("x-b".into(), "2".into())]);
     assert_eq!(scheduled_at, NOW + 5_000);
@@ -206,7 +206,7 @@ fn each_kind_of_body_is_sent_with_its_type_and_by_post() {
         (raw("text/html ; charset=utf-8"), "text/html ; charset=utf-8", "x"),
     ] {
         let Checked { spec, payload, .. } = passed(draft);
-        assert_eq!(spec.method, "POST");
+        assert_eq!(&*spec.method, "POST");
         assert_eq!((payload.content_type.as_deref(), payload.body), (Some(kind), Bytes::from(body)));
     }
 }
@@ -287,10 +287,10 @@ proptest! {
             }
             Ok(Checked { spec, payload, scheduled_at }) => {
                 let uri: http::Uri = spec.url.parse().expect("a valid request target");
-                prop_assert_eq!(uri.to_string(), spec.url.clone());
+                prop_assert_eq!(uri.to_string(), &*spec.url);
                 prop_assert!(spec.url.starts_with("/app/") && spec.url.len() <= url::MAX);
                 prop_assert!(http::Method::from_bytes(spec.method.as_bytes()).is_ok());
-                prop_assert!(spec.method.len() <= MAX_METHOD && spec.method != "CONNECT");
+                prop_assert!(spec.method.len() <= MAX_METHOD && &*spec.method != "CONNECT");
                 prop_assert!(payload.headers.len() <= headers::MAX_COUNT && payload.body.len() <= MAX_BODY);
                 prop_assert!(payload.headers.iter().map(|(name, _)| name).eq(&spec.header_names));
                 for value in payload.headers.iter().map(|(_, value)| value).chain(&payload.content_type) {

@@ -112,7 +112,7 @@ async fn the_report_that_ended_an_attempt_is_known() {
             let row = AttemptRow {
                 ended_at: Some(now.wall + 5),
                 http_status: None,
-                failure: record.job.failure.clone(),
+                failure: record.job.failure.as_deref().cloned(),
                 ended_by: Some(Ended { sequence, hash }),
                 sequence: u64::MAX,
                 ..claimed(&record)

@@ -205,8 +205,8 @@ async fn texts_are_compared_byte_by_byte() {
         for (n, value) in (0..).zip(values) {
             let record = job_with(n, rules(), NOW, |spec| {
                 spec.labels = BTreeMap::from([("name".into(), value.to_owned())]);
-                spec.target = value.to_owned();
-                spec.route = format!("/{value}");
+                spec.target = value.into();
+                spec.route = format!("/{value}").into();
             });
             let start_key = Some(StartKey {
                 caller: value.to_owned(),

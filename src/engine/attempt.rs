@@ -1,0 +1,77 @@
+//! The row of a running attempt, kept without what its job knows anyway.
+
+use crate::{
+    job::{Job, State, state::Run},
+    store::{AttemptRow, Ended},
+};
+use std::sync::Arc;
+
+/// What the row has beside the job.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    node: Arc<str>,
+    claimed_at: i64,
+    /// The action's HTTP status.
+    pub(super) http_status: Option<u16>,
+    /// The whole row, once the attempt has ended.
+    ended: Option<Box<AttemptRow>>,
+}
+
+impl Attempt {
+    /// Of an attempt that runs: what else `row` says is in its job.
+    pub(super) fn new(row: AttemptRow) -> Self {
+        Self { node: row.node, claimed_at: row.claimed_at, http_status: row.http_status, ended: None }
+    }
+
+    /// As it is to be stored.
+    pub(super) fn row(&self, job: &Job) -> AttemptRow {
+        match (&self.ended, &job.state) {
+            (Some(ended), _) => (**ended).clone(),
+            (None, State::Running(run)) => self.of(job.attempt, Some(run)),
+            (None, _) => self.of(job.attempt, None),
+        }
+    }
+
+    fn of(&self, attempt: u32, run: Option<&Run>) -> AttemptRow {
+        AttemptRow {
+            attempt,
+            node: Arc::clone(&self.node),
+            claimed_at: self.claimed_at,
+            sent_at: run.and_then(|run| run.sent_at),
+            reported: run.is_some_and(|run| run.reported),
+            sequence: run.map_or(0, |run| run.sequence),
+            ended_at: None,
+            http_status: self.http_status,
+            failure: None,
+            ended_by: None,
+        }
+    }
+
+    /// It has ended: `before` is the job as it ran, `job` as it is now. A report that
+    /// ended it has `sequence`.
+    pub(super) fn end(&mut self, before: &Job, job: &Job, at: i64, ended_by: Option<Ended>) {
+        let mut row = self.row(before);
+        if let Some(ended_by) = &ended_by {
+            row.sequence = ended_by.sequence.unwrap_or(row.sequence).max(row.sequence);
+            row.reported = true;
+        }
+        row.ended_at = Some(at);
+        row.failure = job.failure.as_deref().cloned();
+        row.ended_by = ended_by;
+        self.ended = Some(Box::new(row));
+    }
+
+    /// The highest sequence applied.
+    pub(super) fn sequence(&self, job: &Job) -> u64 {
+        match (&self.ended, &job.state) {
+            (Some(ended), _) => ended.sequence,
+            (None, State::Running(run)) => run.sequence,
+            (None, _) => 0,
+        }
+    }
+
+    /// The report that ended it, if one did.
+    pub(super) fn ended_by(&self) -> Option<&Ended> {
+        self.ended.as_deref()?.ended_by.as_ref()
+    }
+}
