@@ -41,19 +41,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// JobControl's server once more, with answers that are encoded already: the bytes
-/// of a job's state are shared by all who ask for it; and with batches that are read
-/// no further than they may be long.
-fn frames(out: &Path, mut descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
-    for file in &mut descriptors.file {
-        file.service.retain(|service| service.name() == "JobControl");
-    }
+/// The servers once more, with a codec of their own; and JobControl's with answers that
+/// are encoded already: the bytes of a job's state are shared by all who ask for it;
+/// and with batches that are read no further than they may be long.
+fn frames(out: &Path, descriptors: FileDescriptorSet) -> Result<(), Box<dyn Error>> {
     let folder = out.join("frames");
     fs::create_dir_all(&folder)?;
     tonic_prost_build::configure()
         .out_dir(folder)
         .build_client(false)
         .build_server(true)
+        .codec_path("crate::rpc::codec::Codec")
         .extern_path(".backjob.v1.StartResponse", "crate::rpc::frame::JobFrame")
         .extern_path(".backjob.v1.GetStatusResponse", "crate::rpc::frame::JobFrame")
         .extern_path(".backjob.v1.WatchStatusResponse", "crate::rpc::frame::JobFrame")

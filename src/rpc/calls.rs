@@ -16,6 +16,7 @@ use http_body::{Frame, SizeHint};
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -25,7 +26,7 @@ use tonic::{Code, Status, body::Body, codegen::Service};
 #[derive(Clone)]
 pub(super) struct Calls<S> {
     pub inner: S,
-    pub tokens: Tokens,
+    pub tokens: Arc<Tokens>,
 }
 
 type Explain<E> = fn(Result<Response<Body>, E>) -> Result<Response<Body>, E>;
@@ -54,7 +55,7 @@ where
         if limit.is_none() && named.is_none() {
             return Either::Left(answer);
         }
-        let tokens = self.tokens.clone();
+        let tokens = Arc::clone(&self.tokens);
         Either::Right(Box::pin(async move {
             let response = match limit {
                 None => answer.await?,

@@ -132,21 +132,34 @@ pub(super) struct Gate<S> {
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+/// What becomes of a request.
+pub(super) type Answered = Either<Ready<Result<Response<Body>, Infallible>>, Answer>;
 
 impl<S> Service<Request<Incoming>> for Gate<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<Ready<Result<Response<Body>, Infallible>>, Answer>;
+    type Future = Answered;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<Incoming>) -> Answered {
+        self.pass(request)
+    }
+}
+
+impl<S> Gate<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
+    S::Future: Send + 'static,
+{
+    /// Lets a request in, or not. What is behind the gate is ready at any time.
+    pub fn pass(&self, mut request: Request<Incoming>) -> Answered {
         let call = access::call(request.uri().path());
         let held = match self.rules.admit(&mut request, call, &self.connection) {
             Ok(held) => held,
@@ -170,7 +183,7 @@ where
         } else {
             (request.map(|body| Body::new(Intake::new(body, call.asks, MESSAGE, budget))), None)
         };
-        let answer = self.inner.call(request);
+        let answer = self.inner.clone().call(request);
         let (answers, unread) = (self.rules.answers.clone(), Arc::clone(&self.connection.unread));
         Either::Right(Box::pin(async move {
             let response = answer.await?;

@@ -9,7 +9,7 @@ use super::{
     auth::Tokens,
     calls::Calls,
     connect::ConnectLayer,
-    gate::{Connection, Gate, Rules},
+    gate::{self, Connection, Gate, Rules},
     relay::{Relay, Relayed},
 };
 use crate::tasks::Tasks;
@@ -17,11 +17,12 @@ use http::{Method, Request, Response, header};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
-    service::TowerToHyperService,
+    server::conn::auto::Builder,
 };
 use rustls::ServerConfig;
 use std::{
+    convert::Infallible,
+    future::Future,
     io,
     pin::Pin,
     sync::Arc,
@@ -31,13 +32,13 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{either::Either, sync::CancellationToken};
 use tonic::{body::Body, codegen::Service, service::Routes};
-use tower_http::cors::{AllowOrigin, Cors, CorsLayer};
+use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_layer::Layer as _;
 
 /// From a connection to the end of its handshake, and then to the first bytes of
@@ -74,10 +75,9 @@ impl Listener {
     pub async fn serve(self, tasks: Tasks, stop: CancellationToken) {
         let Self { tcp, tls, routes, rules, relay, origins, max_connections, max_streams } = self;
         let builder = Arc::new(builder(max_streams));
-        let cors = cors(&origins);
-        let inner = service(routes, relay, rules.tokens.clone());
+        let cors = Arc::new(cors(&origins));
+        let inner = service(routes, relay, Arc::new(rules.tokens.clone()));
         let places = Arc::new(Semaphore::new(max_connections));
-        let graceful = Arc::new(GracefulShutdown::new());
         let (mut spoke, mut failed): (Option<Instant>, Option<Instant>) = (None, None);
         loop {
             let accepted = tokio::select! {
@@ -104,66 +104,99 @@ impl Listener {
                 continue; // closed by dropping it
             };
             let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { continue };
-            let own = Connection::new(local);
-            let unread = Arc::clone(&own.unread);
-            let gate = Gate { inner: inner.clone(), rules: rules.clone(), connection: own };
-            let service = TowerToHyperService::new(Pages { cors: cors.layer(gate.clone()), gate });
-            let (builder, watcher) = (Arc::clone(&builder), graceful.watcher());
             let tls = tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(&tls.borrow())));
-            let stop = stop.clone();
+            let own = Own { builder: Arc::clone(&builder), stop: stop.clone(), _place: place };
+            let gate =
+                Gate { inner: inner.clone(), rules: rules.clone(), connection: Connection::new(local) };
+            let pages = Pages { cors: cors.clone(), gate: Arc::new(gate) };
             tasks.spawn("connection", async move {
-                let _place = place;
-                let opened = tokio::select! {
-                    opened = timeout(OPENING, open(stream, tls)) => opened,
-                    () = stop.cancelled() => return,
-                };
-                let stream = match opened {
-                    Ok(Ok(stream)) => stream,
-                    Ok(Err(error)) => return tracing::debug!(%error, "a connection did not open"),
-                    Err(_) => return tracing::debug!("a connection did not open in time"),
-                };
-                let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-                tokio::select! {
-                    ended = watcher.watch(connection) => if let Err(error) = ended {
-                        tracing::debug!(%error, "a connection ended");
-                    },
-                    () = unread.outstayed() => {
-                        tracing::debug!("a connection is closed: it does not read its answers");
-                    }
+                // Each by itself: the one that lasts holds nothing of the other.
+                if let Some(stream) = own.open(stream, tls).await {
+                    Box::pin(own.serve(stream, pages)).await;
                 }
             });
         }
         drop(tcp);
-        if let Some(graceful) = Arc::into_inner(graceful) {
-            graceful.shutdown().await;
+        // Free again when every connection has ended; it is never closed.
+        let _all = places.acquire_many(u32::try_from(max_connections).unwrap_or(u32::MAX)).await;
+    }
+}
+
+/// What one connection has.
+struct Own {
+    builder: Arc<Builder<TokioExecutor>>,
+    stop: CancellationToken,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Own {
+    async fn open(&self, stream: TcpStream, tls: Option<TlsAcceptor>) -> Option<Opening<Stream>> {
+        let opened = tokio::select! {
+            opened = timeout(OPENING, Box::pin(open(stream, tls))) => opened,
+            () = self.stop.cancelled() => return None,
+        };
+        match opened {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(error)) => tracing::debug!(%error, "a connection did not open"),
+            Err(_) => tracing::debug!("a connection did not open in time"),
+        }
+        None
+    }
+
+    /// Until it has ended; once it is to stop, until what is under way has.
+    async fn serve<S>(&self, stream: Opening<Stream>, pages: Pages<S>)
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        let unread = Arc::clone(&pages.gate.connection.unread);
+        let connection = self.builder.serve_connection(TokioIo::new(stream), pages);
+        tokio::pin!(connection);
+        let (outstayed, stop) = (unread.outstayed(), self.stop.cancelled());
+        tokio::pin!(outstayed, stop);
+        let mut stopping = false;
+        loop {
+            tokio::select! {
+                ended = &mut connection => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection ended");
+                    }
+                    return;
+                }
+                () = &mut outstayed => {
+                    return tracing::debug!("a connection is closed: it does not read its answers");
+                }
+                () = &mut stop, if !stopping => {
+                    stopping = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+            }
         }
     }
 }
 
 /// Tells pages of other origins what they may do; all others go straight on.
-#[derive(Clone)]
 struct Pages<S> {
-    cors: Cors<S>,
-    gate: S,
+    cors: Arc<CorsLayer>,
+    gate: Arc<Gate<S>>,
 }
 
-impl<S> Service<Request<Incoming>> for Pages<S>
+type Page = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl<S> hyper::service::Service<Request<Incoming>> for Pages<S>
 where
-    S: Service<Request<Incoming>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
 {
     type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = Either<<Cors<S> as Service<Request<Incoming>>>::Future, S::Future>;
+    type Error = Infallible;
+    type Future = Either<Page, gate::Answered>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.gate.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
         if request.headers().contains_key(header::ORIGIN) {
-            Either::Left(self.cors.call(request))
+            Either::Left(Box::pin(self.cors.layer(Gate::clone(&self.gate)).call(request)))
         } else {
-            Either::Right(self.gate.call(request))
+            Either::Right(self.gate.pass(request))
         }
     }
 }
@@ -172,7 +205,7 @@ where
 fn service(
     routes: Routes,
     relay: Option<Arc<Relay>>,
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
 ) -> super::connect::Connect<tonic_web::GrpcWebService<Calls<Relayed<Routes>>>> {
     let calls = Calls { inner: Relayed { inner: routes.prepare(), relay }, tokens };
     ConnectLayer.layer(tonic_web::GrpcWebLayer::new().layer(calls))

@@ -10,6 +10,7 @@ mod auth;
 mod batch;
 mod budget;
 mod calls;
+pub mod codec;
 mod connect;
 mod control;
 mod convert;
@@ -127,7 +128,7 @@ pub async fn serve(parts: Parts, doors: Doors, stop: CancellationToken) {
         max_connections: doors.max_connections,
         max_streams: doors.max_streams,
     };
-    let reports = proto::v1::job_worker_server::JobWorkerServer::new(service.clone())
+    let reports = frame::server::job_worker_server::JobWorkerServer::new(service.clone())
         .max_decoding_message_size(MESSAGE);
     let mut routes = RoutesBuilder::default();
     routes.add_service(reports.clone()).add_service(health);

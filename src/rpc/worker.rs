@@ -1,9 +1,9 @@
 //! JobWorker: what the running action calls.
 
-use super::{Service, auth::Caller, convert, status};
+use super::{Service, auth::Caller, convert, frame::server::job_worker_server::JobWorker, status};
 use crate::{
     engine::{Acknowledged, Reporting},
-    proto::v1::{self, job_worker_server::JobWorker},
+    proto::v1,
     secret::ReportToken,
 };
 use futures_util::{Stream, stream};

@@ -63,10 +63,11 @@ pub async fn idle(options: &Options) -> Result<Vec<Step>, Fault> {
     Ok(steps)
 }
 
-/// Running jobs.
+/// A running job more: as many run before, so that what has a bound of its own (pages of
+/// the database, the queue of writes) is there already.
 pub async fn live(options: &Options) -> Result<Vec<Step>, Fault> {
     let count = options.number(20_000, 200);
-    let names: Vec<String> = (0..count.div_ceil(SLOTS)).map(|place| format!("t{place}")).collect();
+    let names: Vec<String> = (0..(2 * count).div_ceil(SLOTS)).map(|place| format!("t{place}")).collect();
     let mut settings = Vec::new();
     for name in &names {
         settings.push((format!("targets.{name}.url"), "{application}".to_owned()));
@@ -77,17 +78,22 @@ pub async fn live(options: &Options) -> Result<Vec<Step>, Fault> {
     for _ in 0..options.repeat.min(3) {
         let mut world = World::new(options, &settings).await?;
         tokio::time::sleep(SETTLE).await;
+        let empty = Memory::of(world.service.id())?;
+        world.ask::<()>(&Question::Hold { count, targets: names.clone() }).await?;
+        tokio::time::sleep(2 * SETTLE).await;
         let before = Memory::of(world.service.id())?;
         world.ask::<()>(&Question::Hold { count, targets: names.clone() }).await?;
         // Their claims and first reports reach the disk.
         tokio::time::sleep(2 * SETTLE).await;
         let after = Memory::of(world.service.id())?;
         let mut sample = figure("kib_per_job", (after.pss - before.pss) / count as f64);
+        sample.more.insert("rss_at_rest_kib".into(), empty.rss);
         sample.more.insert("rss_before_kib".into(), before.rss);
         sample.more.insert("rss_after_kib".into(), after.rss);
         ours.push(sample);
     }
-    let layout = format!("{count} running jobs that have answered 202, {} targets", names.len());
+    let layout =
+        format!("{count} running jobs that have answered 202, beside as many; {} targets", names.len());
     let step = Step::new("live-memory", "a running job", &layout, options, ours)
         .goal("memory of the service", &[Most("kib_per_job", 0.5, "KiB")]);
     Ok(vec![step])
