@@ -51,7 +51,7 @@ impl Engine {
     pub(super) async fn run_attempt(self: &Arc<Self>, live: &Arc<Live>, payload: Option<Payload>) {
         let spec = live.spec();
         let path = spec.url.split('?').next().unwrap_or_default();
-        tracing::info!(target_name = &*spec.target, method = &*spec.method, path, "triggering");
+        tracing::debug!(target_name = &*spec.target, method = &*spec.method, path, "triggering");
         let payload = match payload {
             Some(payload) => Ok(payload),
             None => match self.payload(live).await {
@@ -80,7 +80,8 @@ impl Engine {
         match self.commit(live, Event::Of(live.attempt, signal), None).await {
             Ok(Transition { attempt_ended, .. }) => {
                 let state = lock(&live.inner).job.state_name();
-                tracing::info!(attempt_ended, %state, "the action answered");
+                let (target_name, method) = (&*spec.target, &*spec.method);
+                tracing::info!(target_name, method, path, attempt_ended, %state, "the action answered");
             }
             Err(Uncommitted::Refused(_)) => {} // it ended first
             Err(Uncommitted::Failed(error)) => tracing::warn!(%error, "the outcome is not stored yet"),

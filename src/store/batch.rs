@@ -8,6 +8,10 @@
 //! another shape (a merge key, a start key), or a row has another revision than was
 //! thought, a statement fails, nothing is written, and [`super::commit`] looks
 //! closer.
+//!
+//! To read a text costs SQLite as much as to carry it out. So texts are kept prepared,
+//! and there are few of them: rows are filled up to the next power of two, with rows
+//! that are NULL and that a statement passes over.
 
 use super::{
     database::Database,
@@ -98,8 +102,11 @@ const TEXT: &[&str] = &[
     "result_truncated",
 ];
 
-/// Writes in a text that is kept prepared.
-const KEPT: usize = 2;
+/// Writes in a text that is filled up and kept prepared; more of them are rare, and
+/// then to read the text is the smaller part.
+const KEPT: usize = 64;
+/// Texts of a connection that are kept: each takes some KiB.
+pub(super) const TEXTS: usize = 64;
 
 /// What came of it.
 #[derive(Debug)]
@@ -143,8 +150,6 @@ impl Kept {
             },
         };
         let text = db.place(batch.text);
-        // Texts of many rows are nearly always new ones: to keep them would cost memory
-        // and save nothing.
         let query = sqlx::query_with(AssertSqlSafe(text), batch.values).persistent(writes.len() <= KEPT);
         let written = match connection.execute(query).await {
             Ok(_) => Written::All,
@@ -168,6 +173,8 @@ struct Batch {
     /// Of the statement that is being written.
     bound: usize,
     too_large: bool,
+    /// Whether rows are filled up.
+    filled: bool,
 }
 
 impl Batch {
@@ -177,6 +184,7 @@ impl Batch {
             values: SqliteArguments::default(),
             bound: 0,
             too_large: false,
+            filled: writes.len() <= KEPT,
         };
         batch.values.reserve(writes.len() * 40, 0);
         let (mut new, mut reported, mut changed) = (Vec::new(), Vec::new(), Vec::new());
@@ -195,10 +203,18 @@ impl Batch {
             }
         }
         batch.text.push_str("BEGIN IMMEDIATE;");
-        batch.insert("job", NEW, new.iter().map(|(job, ..)| *job), Self::new_job);
-        batch.insert("job_request", REQUEST, new.iter().map(|(_, request, ..)| *request), Self::request);
-        batch.insert("job_label", LABEL, new.iter().flat_map(|(_, _, labels, _)| *labels), Self::label);
-        batch.insert("start_key", KEY, new.iter().filter_map(|(.., key)| key.as_ref()), Self::key);
+        let (begin, change) = (batch.full(new.len()), batch.full(reported.len()) + batch.full(changed.len()));
+        batch.insert(("job", NEW), begin, new.iter().map(|(job, ..)| *job), Self::new_job);
+        batch.insert(
+            ("job_request", REQUEST),
+            begin,
+            new.iter().map(|(_, request, ..)| *request),
+            Self::request,
+        );
+        let labels = new.iter().flat_map(|(_, _, labels, _)| *labels);
+        batch.insert(("job_label", LABEL), batch.full(labels.clone().count()), labels, Self::label);
+        let keys = new.iter().filter_map(|(.., key)| key.as_ref());
+        batch.insert(("start_key", KEY), begin, keys, Self::key);
         batch.update(PROGRESS, reported.iter(), |batch, (from, job, ..)| {
             batch.from(*from, job);
             batch.progress(job);
@@ -210,11 +226,12 @@ impl Batch {
         });
         let attempts = reported.iter().filter_map(|(.., attempt)| attempt.as_ref());
         let attempts = attempts.chain(changed.iter().filter_map(|(.., attempt)| attempt.as_ref()));
-        batch.replace("attempt", ATTEMPT, 2, attempts, Self::attempt);
+        batch.replace(("attempt", ATTEMPT), 2, change, attempts, Self::attempt);
         let texts = reported.iter().filter_map(|(_, _, text, _)| text.as_ref());
         let texts = texts.chain(changed.iter().filter_map(|(.., text, _)| text.as_ref()));
-        batch.replace("job_text", TEXT, 1, texts, Self::job_text);
-        batch.wipe(changed.iter().filter(|(_, _, _, wipe, ..)| *wipe).map(|(_, job, ..)| *job));
+        batch.replace(("job_text", TEXT), 1, batch.full(texts.clone().count()), texts, Self::job_text);
+        batch
+            .wipe(changed.iter().filter(|(_, _, _, wipe, ..)| *wipe).map(|(_, job, ..)| *job), changed.len());
         batch.text.push_str("COMMIT");
         (!batch.too_large).then_some(batch)
     }
@@ -225,10 +242,17 @@ impl Batch {
         self.bound += 1;
     }
 
-    /// `(?, …), …` for rows of `columns` values; how many rows there are.
+    /// How many rows so many are filled up to.
+    fn full(&self, rows: usize) -> usize {
+        if self.filled && rows > 0 { rows.next_power_of_two() } else { rows }
+    }
+
+    /// `(?, …), …` for rows of `columns` values, and of NULLs after them until there
+    /// are `full`; how many rows there were.
     fn rows<T>(
         &mut self,
         columns: usize,
+        full: usize,
         before: impl FnOnce(&mut String),
         rows: impl Iterator<Item = T>,
         bind: impl Fn(&mut Self, T),
@@ -241,33 +265,42 @@ impl Batch {
         self.bound = 0;
         let mut count = 0;
         for row in rows {
-            self.text.push_str(if count == 0 { "(?" } else { ",(?" });
+            bind(self, row);
+            count += 1;
+        }
+        for _ in count * columns..full * columns {
+            self.add(None::<i64>);
+        }
+        for place in 0..count.max(full) {
+            self.text.push_str(if place == 0 { "(?" } else { ",(?" });
             for _ in 1..columns {
                 self.text.push_str(",?");
             }
             self.text.push(')');
-            bind(self, row);
-            count += 1;
         }
         self.too_large |= self.bound > BOUND;
         count
     }
 
+    /// What fails takes all of the transaction with it, so that SQLite need not note how
+    /// a statement began.
     fn insert<T>(
         &mut self,
-        table: &str,
-        columns: &[&str],
+        (table, columns): (&str, &[&str]),
+        full: usize,
         rows: impl Iterator<Item = T>,
         bind: impl Fn(&mut Self, T),
     ) -> bool {
+        let passes_over = full > 1;
         let before = |text: &mut String| {
-            push(text, &[r#"INSERT INTO ""#, table, r#"" ("#]);
+            push(text, &[r#"INSERT OR ROLLBACK INTO ""#, table, r#"" ("#]);
             list(text, columns, |text, column| text.push_str(column));
-            text.push_str(") VALUES ");
+            text.push_str(if passes_over { ") SELECT * FROM (VALUES " } else { ") VALUES " });
         };
-        let any = self.rows(columns.len(), before, rows, bind) > 0;
+        let any = self.rows(columns.len(), full, before, rows, bind) > 0;
         if any {
-            self.text.push(';');
+            // The first column is a key, which no row lacks.
+            self.text.push_str(if passes_over { ") WHERE column1 IS NOT NULL;" } else { ";" });
         }
         any
     }
@@ -275,13 +308,13 @@ impl Batch {
     /// Inserts, or writes over what has the same key: the first `key` columns.
     fn replace<T>(
         &mut self,
-        table: &str,
-        columns: &[&str],
+        (table, columns): (&str, &[&str]),
         key: usize,
+        full: usize,
         rows: impl Iterator<Item = T>,
         bind: impl Fn(&mut Self, T),
     ) {
-        if self.insert(table, columns, rows, bind) {
+        if self.insert((table, columns), full, rows, bind) {
             self.text.pop();
             let (key, others) = columns.split_at(key);
             self.text.push_str(" ON CONFLICT (");
@@ -294,17 +327,24 @@ impl Batch {
 
     /// Writes each job whose revision is the one that it was changed from; fails if
     /// one of them has another.
-    fn update<T>(&mut self, columns: &[&str], rows: impl Iterator<Item = T>, bind: impl Fn(&mut Self, T)) {
+    fn update<T>(
+        &mut self,
+        columns: &[&str],
+        rows: impl ExactSizeIterator<Item = T>,
+        bind: impl Fn(&mut Self, T),
+    ) {
         let before = |text: &mut String| {
             text.push_str("WITH v(id, from_revision, ");
             list(text, columns, |text, column| text.push_str(column));
             text.push_str(") AS (VALUES ");
         };
-        let count = self.rows(columns.len() + 2, before, rows, bind);
+        let full = self.full(rows.len());
+        let count = self.rows(columns.len() + 2, full, before, rows, bind);
         if count == 0 {
             return;
         }
-        self.text.push_str(r#") UPDATE "job" AS j SET "#);
+        // Rows that fill up have the id of none.
+        self.text.push_str(r#") UPDATE OR ROLLBACK "job" AS j SET "#);
         list(&mut self.text, columns, |text, column| match column {
             // The value says whether it goes.
             "merge_key" => text.push_str("merge_key = CASE WHEN v.merge_key THEN NULL ELSE j.merge_key END"),
@@ -317,11 +357,12 @@ impl Batch {
     }
 
     /// The credentials of these are not needed any more.
-    fn wipe<'a>(&mut self, jobs: impl Iterator<Item = &'a job::Model>) {
+    fn wipe<'a>(&mut self, jobs: impl Iterator<Item = &'a job::Model>, most: usize) {
         let before = |text: &mut String| {
             text.push_str(r#"UPDATE "job_request" SET credentials = NULL WHERE (job_id) IN (VALUES "#);
         };
-        if self.rows(1, before, jobs, |batch, job| batch.add(job.id.as_slice())) > 0 {
+        let full = self.full(most);
+        if self.rows(1, full, before, jobs, |batch, job| batch.add(job.id.as_slice())) > 0 {
             self.text.push_str(");");
         }
     }

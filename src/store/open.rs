@@ -3,7 +3,7 @@
 
 use super::{
     OpenError, Options, Shared, Store,
-    batch::Kept,
+    batch::{Kept, TEXTS},
     database::Database,
     health::{Health, Reader, quick_check},
     names::Tables,
@@ -348,7 +348,6 @@ pub(super) async fn connect(file: Option<&Path>, what_for: Use) -> Result<Databa
             .foreign_keys(false)
             .busy_timeout(Duration::from_secs(5))
             .synchronous(SqliteSynchronous::Full)
-            .statement_cache_capacity(256)
             // What an update returns fits, so that SQLite's thread need not wait for ours.
             .row_buffer_size(2_048)
             .pragma("temp_store", "memory");
@@ -363,10 +362,12 @@ pub(super) async fn connect(file: Option<&Path>, what_for: Use) -> Result<Databa
                 .pragma("journal_size_limit", "67108864")
         };
         match what_for {
-            Use::Read => options.read_only(true),
+            Use::Read => options.read_only(true).statement_cache_capacity(256),
             Use::Pulse => writes(options),
             // Below zero it is a size in KiB, and not a number of pages.
-            Use::Write { cache } => writes(options).pragma("cache_size", format!("-{}", cache >> 10)),
+            Use::Write { cache } => writes(options)
+                .statement_cache_capacity(TEXTS)
+                .pragma("cache_size", format!("-{}", cache >> 10)),
         }
     });
     sea_orm::Database::connect(options).await

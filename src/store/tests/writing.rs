@@ -1,7 +1,7 @@
 //! The writer: durable, in order, in groups, one refused write alone.
 
 use super::*;
-use crate::job::{Detail, Output, transition::End};
+use crate::job::{Credentials, Detail, Output, State, transition::End};
 
 #[tokio::test]
 async fn what_is_inserted_reads_back_equal() {
@@ -220,5 +220,84 @@ async fn large_writes_are_split_over_transactions() {
     }
     let payload = store.payload(job(2).id).await.expect("read").expect("there");
     assert!(payload.body.len() == 3 << 20 && payload.body[0] == 2);
+    store.close().await;
+}
+
+/// On SQLite the rows of a transaction are filled up, and many are not.
+#[tokio::test]
+async fn as_many_are_written_as_there_are() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = open(Options { batch: 100, queue: 200, ..options(url(&folder.path().join("db"))) }).await;
+    added(&store, job(1_000)).await; // names the root, which the first transaction does by itself
+    let mut first = 0;
+    for count in [1, 2, 3, 5, 8, 63, 64, 65, 100] {
+        let jobs: Vec<Record> = (first..first + count)
+            .map(|n| {
+                job_with(n, rules(), NOW + n, |spec| {
+                    spec.as_user = true;
+                    spec.labels = (0..n % 3).map(|n| (n.to_string(), "a".into())).collect();
+                })
+            })
+            .collect();
+        let mut told = Vec::new();
+        for record in &jobs {
+            let key = crate::store::StartKey { caller: "me".into(), key: [1; 32], request: [2; 32] };
+            let mut key = Some(key).filter(|_| record.created_at % 2 == 0);
+            if let Some(key) = &mut key {
+                key.key[..8].copy_from_slice(&record.created_at.to_be_bytes());
+            }
+            let credentials = Credentials { cookie: Some("a=b".into()), authorization: None };
+            let payload = Payload { credentials: Some(credentials), ..payload() };
+            let new = New { record: record.clone(), payload, merge: None, start_key: key };
+            told.push(hand_in(&store, Write::Insert(Box::new(new))).await);
+        }
+        for told in told.drain(..) {
+            assert_eq!(told.await.expect("told"), Ok(Outcome::Done));
+        }
+        let mut claimed_jobs = Vec::new();
+        for mut record in jobs {
+            let from = record.job.revision;
+            record.job.apply(Event::Claim, at(NOW + 1_000)).expect("claimed");
+            let attempt = Some(claimed(&record));
+            let change = Update { from, record: record.clone(), text: false, attempt };
+            told.push(hand_in(&store, Write::Update(Box::new(change))).await);
+            claimed_jobs.push(record);
+        }
+        for told in told.drain(..) {
+            assert_eq!(told.await.expect("told"), Ok(Outcome::Done));
+        }
+        for record in &mut claimed_jobs {
+            let from = record.job.revision;
+            // Some report, some end.
+            let signal = match record.created_at % 3 {
+                0 => says("half"),
+                _ => Signal::Report(Report { end: Some(End::Finish(None)), ..Report::default() }),
+            };
+            record.job.apply(Event::Of(1, signal), at(NOW + 2_000)).expect("reported");
+            let attempt = AttemptRow { claimed_at: NOW + 1_000, ..claimed(record) };
+            let attempt = Some(attempt).filter(|_| record.created_at % 5 != 0);
+            let change = Update { from, record: record.clone(), text: true, attempt };
+            told.push(hand_in(&store, Write::Update(Box::new(change))).await);
+        }
+        for told in told {
+            assert_eq!(told.await.expect("told"), Ok(Outcome::Done));
+        }
+        for record in &claimed_jobs {
+            let mut found = one(&store, record.id).await;
+            let mut expected = record.clone();
+            if let State::Running(run) = &mut expected.job.state {
+                // What the row of the attempt says, which did not hear of the report.
+                (run.connected, run.heard_at, run.reported, run.sequence) = (false, 0, false, 0);
+                run.pace = None;
+            }
+            found.job.updated_at = expected.job.updated_at;
+            same(&found, &expected);
+            let attempts = store.attempts(record.id).await.expect("read");
+            assert_eq!(attempts, [AttemptRow { claimed_at: NOW + 1_000, ..claimed(record) }]);
+            let credentials = store.payload(record.id).await.expect("read").expect("there").credentials;
+            assert_eq!(credentials.is_none(), record.job.state_name().is_final());
+        }
+        first += count;
+    }
     store.close().await;
 }
