@@ -68,7 +68,11 @@ impl Config {
             "must be 10 to 10000000",
         );
         unless(self.server.shutdown_grace <= HOUR, "server.shutdown_grace", "must be 0 s to 1 h");
-        unless(self.server.threads <= 1_024, "server.threads", "must be at most 1024; 0 means one a core");
+        unless(
+            self.server.threads <= 1_024,
+            "server.threads",
+            "must be at most 1024; 0 means one less than there are cores",
+        );
         unless(
             self.node.name.len() <= 64 && !self.node.name.contains(char::is_control),
             "node.name",

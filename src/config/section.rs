@@ -64,7 +64,8 @@ section! {
         /// How long a shutdown waits for what is under way, 0 s to 1 h.
         /// Default: 10 s.
         shutdown_grace: Duration = Duration::from_secs(10),
-        /// Worker threads, at most 1,024; 0 means one a core. Default: 0.
+        /// Worker threads, at most 1,024; 0 means one less than there are cores, and
+        /// one at least. Default: 0.
         threads: usize = 0,
         /// Memory for states of jobs that callers were shown lately; 0 reads the
         /// tables each time. Default: 32 MiB.

@@ -90,11 +90,13 @@ impl Settings {
     }
 }
 
-/// A runtime with this many threads; 0 is one a core.
+/// A runtime with this many threads; 0 is one less than there are cores, since the
+/// database has a thread of its own, and one at least.
 fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Fault> {
+    let threads = match threads {
+        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1)),
+        threads => threads,
+    };
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if threads > 0 {
-        builder.worker_threads(threads);
-    }
-    builder.enable_all().build().map_err(Fault::new)
+    builder.worker_threads(threads).enable_all().build().map_err(Fault::new)
 }
