@@ -122,7 +122,13 @@ pub fn keys(config: &Config, clock: &dyn Clock) -> Result<Keyring, Error> {
     {
         return Err(Error::KeyGone { database, key: path });
     }
-    let made = Keyring::create(&path)?;
+    let made = match Keyring::create(&path) {
+        // Another node was quicker.
+        Err(LoadError::Io(_, error)) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Ok(Keyring::load(&path)?);
+        }
+        made => made?,
+    };
     tracing::info!(path = %path.display(), "made a root key: keep it as safe as the database");
     Ok(made)
 }

@@ -14,7 +14,7 @@ use crate::{
     store::{AttemptRow, Outcome, Update, Write},
 };
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -29,6 +29,11 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// The same where other nodes start jobs too, and leave to others what they have no
 /// slot for.
 const SHARED_PERIOD: Duration = Duration::from_secs(1);
+/// So long a job that was just queued is left to the node that queued it, milliseconds:
+/// it knows of it without looking, and who looks would only be in its way.
+const HEAD_START: i64 = 300;
+/// Jobs that are remembered as queued here.
+const QUEUED_HERE: usize = 4_096;
 
 /// First those of high priority, then those due first.
 type Order = (u8, i64, JobId);
@@ -55,6 +60,9 @@ struct Queue {
     more: bool,
     /// Claims that are on their way to the tables.
     claiming: HashSet<JobId>,
+    /// Queued here within [`HEAD_START`], the latest last, and when; only where other
+    /// nodes look too.
+    here: VecDeque<(i64, JobId)>,
 }
 
 /// Attempts of a target begin this far apart. Microseconds, on the clock that
@@ -119,6 +127,7 @@ impl Dispatcher {
             hints: BTreeMap::new(),
             more: true,
             claiming: HashSet::new(),
+            here: VecDeque::new(),
         };
         Self {
             queues: Mutex::new(targets.iter().map(|(name, target)| (name.clone(), queue(target))).collect()),
@@ -132,9 +141,12 @@ impl Dispatcher {
         self.wake.notify_one();
     }
 
-    /// A job is queued.
-    pub(super) fn hint(&self, record: Record, payload: Option<Payload>) {
+    /// A job was queued here; `shared` says whether others may look for it too.
+    pub(super) fn hint(&self, record: Record, payload: Option<Payload>, shared: bool) {
         if let Some(queue) = lock(&self.queues).get_mut(&*record.spec.target) {
+            if shared {
+                queue.remember(record.job.updated_at, record.id);
+            }
             queue.add(Hint { record, payload: payload.filter(|payload| payload.body.len() <= KEPT_PAYLOAD) });
         }
         self.wake();
@@ -207,6 +219,15 @@ impl Dispatcher {
 }
 
 impl Queue {
+    /// A job was queued here.
+    fn remember(&mut self, at: i64, id: JobId) {
+        let over = |(then, _): &(i64, JobId)| then.saturating_add(HEAD_START) < at;
+        while self.here.front().is_some_and(over) || self.here.len() >= QUEUED_HERE {
+            self.here.pop_front();
+        }
+        self.here.push_back((at, id));
+    }
+
     fn add(&mut self, hint: Hint) {
         let order = order(&hint.record);
         let beyond = self.hints.last_key_value().is_none_or(|(last, _)| *last < order);
@@ -312,8 +333,14 @@ impl Engine {
         let Some(queue) = queues.get_mut(target) else { return Ok(()) };
         let records = read.inspect_err(|_| queue.more = true)?;
         let full = records.len() >= HINTS;
+        let fresh = match self.store.is_shared() {
+            true => self.clock.wall().saturating_sub(HEAD_START),
+            false => i64::MAX,
+        };
+        let here: HashSet<JobId> = queue.here.iter().map(|(_, id)| *id).collect();
         for record in records {
-            if !queue.claiming.contains(&record.id) {
+            let left_to_others = record.job.updated_at > fresh && !here.contains(&record.id);
+            if !left_to_others && !queue.claiming.contains(&record.id) {
                 queue.hints.entry(order(&record)).or_insert(Hint { record, payload: None });
             }
         }

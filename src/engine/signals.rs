@@ -69,7 +69,7 @@ mod tests {
         assert!((&mut over).now_or_never().is_none());
         signals.change(|signal| signal.stop = true);
         assert!((&mut over).now_or_never().is_none(), "something else changed");
-        assert_eq!(signals.change(|signal| std::mem::replace(&mut signal.over, true)), false);
+        assert!(!signals.change(|signal| std::mem::replace(&mut signal.over, true)));
         assert!(over.await.stop);
     }
 }

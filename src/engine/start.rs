@@ -228,7 +228,7 @@ impl Engine {
         }
         match record.job.state {
             State::Scheduled => self.schedule.wake_at(record.job.scheduled_at),
-            State::Queued => self.dispatcher.hint(record, payload),
+            State::Queued => self.dispatcher.hint(record, payload, self.store.is_shared()),
             State::Running(_) | State::Succeeded | State::Failed | State::Cancelled => {}
         }
     }

@@ -30,10 +30,10 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    time::{Instant, Sleep, sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{either::Either, sync::CancellationToken};
@@ -44,8 +44,11 @@ use tower_layer::Layer as _;
 /// From a connection to the end of its handshake, and then to the first bytes of
 /// its first request; also the head of a request of HTTP/1.1.
 const OPENING: Duration = Duration::from_secs(10);
-/// Bytes that come first: what HTTP/2 begins with.
-const PREFACE: usize = 24;
+/// Who has just connected when the server stops may so long still begin to speak, and
+/// hear that it stops.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+/// What comes first in HTTP/2 (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes of the head of a request of HTTP/1.1, and of the headers of HTTP/2.
 const HEAD: u32 = 32 * 1024;
 /// Resets of streams of one connection that may be under way; beyond, it is closed.
@@ -79,31 +82,15 @@ impl Listener {
         let inner = service(routes, relay, Arc::new(rules.tokens.clone()));
         let places = Arc::new(Semaphore::new(max_connections));
         let (mut spoke, mut failed): (Option<Instant>, Option<Instant>) = (None, None);
-        loop {
-            let accepted = tokio::select! {
-                accepted = tcp.accept() => accepted,
-                () = stop.cancelled() => break,
-            };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) if is_of_one_connection(&error) => continue,
-                Err(error) => {
-                    if failed.is_none_or(|at| at.elapsed() > SILENCE) {
-                        tracing::warn!(%error, "no connection can be taken now: new ones wait");
-                        failed = Some(Instant::now());
-                    }
-                    sleep(BACK_OFF).await;
-                    continue;
-                }
-            };
+        let mut take = |stream: TcpStream| {
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                 if spoke.is_none_or(|at| at.elapsed() > SILENCE) {
                     tracing::warn!(max_connections, "connections are turned away: as many as may are open");
                     spoke = Some(Instant::now());
                 }
-                continue; // closed by dropping it
+                return; // closed by dropping it
             };
-            let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { continue };
+            let (Ok(local), Ok(())) = (stream.local_addr(), stream.set_nodelay(true)) else { return };
             let tls = tls.as_ref().map(|tls| TlsAcceptor::from(Arc::clone(&tls.borrow())));
             let own = Own { builder: Arc::clone(&builder), stop: stop.clone(), _place: place };
             let gate =
@@ -115,8 +102,32 @@ impl Listener {
                     Box::pin(own.serve(stream, pages)).await;
                 }
             });
+        };
+        loop {
+            let accepted = tokio::select! {
+                accepted = tcp.accept() => accepted,
+                () = stop.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, _)) => take(stream),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    if failed.is_none_or(|at| at.elapsed() > SILENCE) {
+                        tracing::warn!(%error, "no connection can be taken now: new ones wait");
+                        failed = Some(Instant::now());
+                    }
+                    sleep(BACK_OFF).await;
+                }
+            }
         }
-        drop(tcp);
+        // Those that the system has taken for us would be cut off without a word.
+        if let Ok(tcp) = tcp.into_std() {
+            while let Ok((stream, _)) = tcp.accept() {
+                if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                    take(stream);
+                }
+            }
+        }
         // Free again when every connection has ended; it is never closed.
         let _all = places.acquire_many(u32::try_from(max_connections).unwrap_or(u32::MAX)).await;
     }
@@ -130,10 +141,15 @@ struct Own {
 }
 
 impl Own {
-    async fn open(&self, stream: TcpStream, tls: Option<TlsAcceptor>) -> Option<Opening<Stream>> {
+    /// Until the first bytes have come.
+    async fn open(&self, stream: TcpStream, tls: Option<TlsAcceptor>) -> Option<Begun<Stream>> {
+        let stopped = async {
+            self.stop.cancelled().await;
+            sleep(LAST_WORDS).await;
+        };
         let opened = tokio::select! {
             opened = timeout(OPENING, Box::pin(open(stream, tls))) => opened,
-            () = self.stop.cancelled() => return None,
+            () = stopped => return None,
         };
         match opened {
             Ok(Ok(stream)) => return Some(stream),
@@ -144,7 +160,7 @@ impl Own {
     }
 
     /// Until it has ended; once it is to stop, until what is under way has.
-    async fn serve<S>(&self, stream: Opening<Stream>, pages: Pages<S>)
+    async fn serve<S>(&self, stream: Begun<Stream>, pages: Pages<S>)
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
@@ -157,6 +173,8 @@ impl Own {
         let mut stopping = false;
         loop {
             tokio::select! {
+                // First, so that it knows which HTTP it speaks before it is to stop.
+                biased;
                 ended = &mut connection => {
                     if let Err(error) = ended {
                         tracing::debug!(%error, "a connection ended");
@@ -260,44 +278,57 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 /// Encrypted or not.
 type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-async fn open(stream: TcpStream, tls: Option<TlsAcceptor>) -> io::Result<Opening<Stream>> {
+async fn open(stream: TcpStream, tls: Option<TlsAcceptor>) -> io::Result<Begun<Stream>> {
     let stream = match tls {
         None => Either::Left(stream),
         Some(tls) => Either::Right(Box::new(tls.accept(stream).await?)),
     };
-    Ok(Opening { stream, read: 0, late: Some(Box::pin(sleep(OPENING))) })
+    Begun::new(stream).await
 }
 
-/// A connection whose first bytes must come in time.
-struct Opening<T> {
+/// A connection whose first bytes have come; whoever reads it gets them again.
+struct Begun<T> {
     stream: T,
-    read: usize,
-    /// None once they have come.
-    late: Option<Pin<Box<Sleep>>>,
+    first: [u8; PREFACE.len()],
+    /// Those of them that have come.
+    came: u8,
+    /// Those of them that were read again.
+    given: u8,
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Opening<T> {
+impl<T: AsyncRead + Unpin> Begun<T> {
+    /// Waits for what tells HTTP/2 from HTTP/1.1.
+    async fn new(mut stream: T) -> io::Result<Self> {
+        let (mut first, mut came) = ([0; PREFACE.len()], 0);
+        while came < first.len() && PREFACE.starts_with(&first[..came]) {
+            match stream.read(&mut first[came..]).await? {
+                0 if came == 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                0 => break,
+                more => came += more,
+            }
+        }
+        Ok(Self { stream, first, came: u8::try_from(came).unwrap_or(u8::MAX), given: 0 })
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Begun<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let Some(late) = &mut self.late else { return read };
-        if read.is_pending() && late.as_mut().poll(cx).is_ready() {
-            let message = "the first request did not come in time";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+        let (given, came) = (usize::from(self.given), usize::from(self.came));
+        if given == came {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
-        self.read += buf.filled().len() - before;
-        if self.read >= PREFACE {
-            self.late = None;
-        }
-        read
+        let until = came.min(given + buf.remaining());
+        buf.put_slice(&self.first[given..until]);
+        self.given = u8::try_from(until).unwrap_or(u8::MAX);
+        Poll::Ready(Ok(()))
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Opening<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Begun<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
@@ -320,5 +351,39 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Opening<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt as _;
+
+    #[tokio::test]
+    async fn what_was_read_to_tell_the_protocol_is_read_again() {
+        let preface = std::str::from_utf8(PREFACE).expect("ASCII");
+        for text in [preface, &format!("{preface}and more"), "PRI", "P", "GET / HTTP/1.1\r\n\r\n"] {
+            let (mut client, server) = tokio::io::duplex(1_024);
+            let all = async {
+                // Byte by byte, as slow as can be.
+                for byte in text.as_bytes() {
+                    client.write_all(&[*byte]).await.expect("written");
+                    tokio::task::yield_now().await;
+                }
+                client.shutdown().await.expect("closed");
+            };
+            let read = async {
+                let mut begun = Begun::new(server).await.expect("begun");
+                let (mut small, mut rest) = ([0; 2], Vec::new());
+                let count = begun.read(&mut small).await.expect("read");
+                begun.read_to_end(&mut rest).await.expect("read");
+                [&small[..count], &rest].concat()
+            };
+            let ((), read) = tokio::join!(all, read);
+            assert_eq!(String::from_utf8_lossy(&read), text);
+        }
+        let (client, server) = tokio::io::duplex(1_024);
+        drop(client);
+        assert!(Begun::new(server).await.is_err(), "nobody spoke");
     }
 }

@@ -133,6 +133,20 @@ impl fmt::Debug for Root {
     }
 }
 
+/// Makes a file for its owner alone, and waits until it is on the disk.
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    let mut file = options.open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
 /// Why there are no root keys.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -193,7 +207,7 @@ impl Keyring {
     }
 
     /// Makes a key file with one random root, for its owner alone, and waits
-    /// until it is on the disk.
+    /// until it is on the disk. Whoever looks sees the whole file or none.
     ///
     /// # Errors
     /// [`LoadError::Io`], also if the file is already there.
@@ -201,20 +215,24 @@ impl Keyring {
         let io = |error| LoadError::Io(path.to_owned(), error);
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes).map_err(|error| io(io::Error::other(error)))?;
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::OpenOptionsExt as _;
-            options.mode(0o600);
+        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let folder = folder.unwrap_or_else(|| Path::new("."));
+        let root = Root::from_bytes(bytes);
+        // Beside it: a name that nobody else chooses.
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".{}.new", URL_SAFE_NO_PAD.encode(root.id())));
+        let text = format!("{}\n", URL_SAFE_NO_PAD.encode(bytes));
+        // Unlike a rename, a link fails if there is a file already.
+        let written = write_new(beside.as_ref(), &text).and_then(|()| fs::hard_link(&beside, path));
+        let _ = fs::remove_file(&beside); // it may not be there
+        match written {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                write_new(path, &text).map_err(io)?; // a file system without links
+            }
+            written => written.map_err(io)?,
         }
-        let mut file = options.open(path).map_err(io)?;
-        writeln!(file, "{}", URL_SAFE_NO_PAD.encode(bytes)).map_err(io)?;
-        file.sync_all().map_err(io)?;
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(io)?;
-        }
-        Ok(Self::of(bytes))
+        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io)?;
+        Ok(Self { roots: vec![root] })
     }
 
     /// One root of these bytes.
@@ -266,6 +284,25 @@ mod tests {
         assert_eq!(made.current().id(), loaded.current().id());
         assert!(loaded.find(made.current().id()).is_some() && loaded.find([0; 8]).is_none());
         assert!(matches!(Keyring::create(&path), Err(LoadError::Io(..))));
+        let there: Vec<_> = fs::read_dir(folder.path()).expect("read").flatten().collect();
+        assert!(matches!(&there[..], [one] if one.path() == path), "{there:?}");
+    }
+
+    #[test]
+    fn of_many_who_make_one_at_once_one_does_and_all_others_find_it_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("backjob.key");
+        let made: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| Keyring::create(&path))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        let id = Keyring::load(&path).expect("loaded").current().id();
+        let ids: Vec<_> = made.iter().flatten().map(|made| made.current().id()).collect();
+        assert_eq!(ids, [id]);
+        for error in made.into_iter().filter_map(Result::err) {
+            let LoadError::Io(_, io) = error else { panic!("{error}") };
+            assert_eq!(io.kind(), io::ErrorKind::AlreadyExists);
+        }
     }
 
     #[cfg(unix)]
