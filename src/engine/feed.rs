@@ -193,8 +193,12 @@ impl Engine {
     async fn listen_to(&self, mut listener: Listener) {
         self.feed.hear(Heard::Gap); // nobody listened before
         let mut looks = tokio::time::interval(LINGER);
+        let changed = self.store_changed.notified();
+        tokio::pin!(changed);
         loop {
             tokio::select! {
+                // It was away: what is silent since then would say nothing for long.
+                () = &mut changed => return,
                 heard = listener.next() => match heard {
                     Ok(heard) if self.hub.watchers() > 0 => self.feed.hear(heard),
                     Ok(_) => {}

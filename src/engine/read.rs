@@ -173,8 +173,8 @@ impl Engine {
             matches
         });
         // Installed first: no change can fall between it and the reads below.
-        let watcher = self.hub.watch(ids, matching);
-        let missing = self.offer_ids(&watcher, ids, after, text).await?;
+        let watcher = self.hub.watch(ids, matching, after);
+        let missing = self.offer_ids(&watcher, ids, text).await?;
         if let (&[only], true, None) = (ids, !missing.is_empty(), &filter) {
             return Err(Error::NotFound(only));
         }
@@ -190,25 +190,16 @@ impl Engine {
         &self,
         watcher: &Watcher<Record>,
         ids: &[JobId],
-        after: Option<Revision>,
         text: bool,
     ) -> Result<Vec<JobId>, Error> {
         let mut missing = Vec::new();
-        let offer = |shown: &Shown| {
-            let record = &shown.subject;
-            if after == Some(record.job.revision) {
-                watcher.known(record.id, record.job.revision, record.job.state_name().is_final());
-            } else {
-                watcher.offer(shown);
-            }
-        };
         for ids in ids.chunks(ROWS as usize) {
             let mut stored = Vec::new();
             for id in ids {
                 // A change that is not in it yet is published after it was forgotten.
                 match (self.live.get(*id), self.recent.get(*id)) {
-                    (Some(live), _) => offer(&Arc::new(Frame::new(live.snapshot(text)))),
-                    (None, Some(shown)) => offer(&shown),
+                    (Some(live), _) => watcher.offer(&Arc::new(Frame::new(live.snapshot(text)))),
+                    (None, Some(shown)) => watcher.offer(&shown),
                     (None, None) => stored.push(*id),
                 }
             }
@@ -216,7 +207,7 @@ impl Engine {
             stored.retain(|id| !found.iter().any(|record| record.id == *id));
             missing.extend(stored);
             found.iter_mut().for_each(|record| self.freshen(record, text));
-            found.into_iter().for_each(|record| offer(&Arc::new(Frame::new(record))));
+            found.into_iter().for_each(|record| watcher.offer(&Arc::new(Frame::new(record))));
         }
         Ok(missing)
     }

@@ -154,7 +154,7 @@ impl Engine {
     /// Stores a new job, or finds out which one stands for it.
     pub(super) async fn insert(self: &Arc<Self>, new: New) -> Result<Stored, Error> {
         if self.store.is_stuck() {
-            return Err(Error::Unavailable("the disk does not answer".into()));
+            return Err(Error::Unavailable("the database does not answer".into()));
         }
         let permit = self.store.reserve().await.map_err(|_| Error::Draining)?;
         if !self.one_more_waits() {

@@ -7,7 +7,7 @@ use super::{
     error::violates,
     existing::{Joins, Settled, settle},
     roots::reseal,
-    shared::{Mark, mark, within},
+    shared::{Mark, in_doubt, mark, within},
     write::{Outcome, Rows},
 };
 use crate::secret::RootId;
@@ -106,9 +106,11 @@ pub(super) async fn commit(
         },
         Ok(outcomes) => transaction.commit().await.map(|()| outcomes).map_err(Failed::Whole),
         Err(error) => {
-            // What went wrong is told; a failing rollback adds nothing to it.
-            let rollback = transaction.rollback();
-            let _ = if shared { within(rollback).await } else { rollback.await };
+            // What went wrong is told; a failing rollback adds nothing to it. One that
+            // nobody may answer is left to the pool.
+            if !(shared && in_doubt()) {
+                let _ = transaction.rollback().await;
+            }
             Err(error)
         }
     }

@@ -85,7 +85,10 @@ impl Health {
         self.change(
             |known| known.stuck = true,
             || {
-                tracing::error!(seconds, "the database takes no writes: the disk does not answer");
+                tracing::error!(
+                    seconds,
+                    "the database takes no writes: the disk, or the server, does not answer"
+                );
             },
         );
     }

@@ -1,7 +1,7 @@
 //! Opens a database of a server, PostgreSQL or MariaDB: address, connections, version,
 //! tables. Nodes that begin at the same moment make the tables one after the other.
 
-use super::{OpenError, database::Database, dialect::statement, names::Tables};
+use super::{OpenError, database::Database, dialect::statement, names::Tables, shared::in_doubt};
 use backjob_migrations::{Migrator, MigratorTraitSelf as _, RECORD};
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqlxMySqlConnector,
@@ -146,7 +146,6 @@ impl Server {
                 Address::MariaDb(options) => options.connect().await?.close().await,
             }
         };
-        let silent = || sqlx::Error::Io(std::io::Error::from(std::io::ErrorKind::TimedOut));
         let reached = tokio::time::timeout(CONNECT, reached).await.unwrap_or_else(|_| Err(silent()));
         reached.map_err(|error| self.error(&DbErr::Conn(RuntimeErr::SqlxError(error.into()))))
     }
@@ -313,6 +312,22 @@ fn pool<DB: sqlx::Database>(connections: u32) -> PoolOptions<DB> {
                 Ok(connection.ping().await.is_ok())
             })
         })
+        // The pool waits for its answer to whatever was given up, without a bound.
+        .after_release(|connection: &mut DB::Connection, _| {
+            Box::pin(async move {
+                if !in_doubt() {
+                    return Ok(true);
+                }
+                tokio::time::timeout(CONNECT, connection.ping())
+                    .await
+                    .unwrap_or_else(|_| Err(silent()))
+                    .map(|()| true)
+            })
+        })
+}
+
+fn silent() -> sqlx::Error {
+    sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())
 }
 
 async fn texts(db: &impl ConnectionTrait, sql: &str) -> Result<Vec<String>, DbErr> {

@@ -23,15 +23,24 @@ use super::{
     writer::{PROBE, Writer, refuse},
 };
 use sea_orm::{ConnectionTrait as _, DbErr};
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
 
 /// How often a transaction is begun anew.
 const TRIES: u32 = 12;
 /// How often on a new connection: one that died is common after a restart of the
 /// server; more are the server's.
 const CONNECTIONS: u32 = 3;
-/// How long a transaction may take, from its begin to its COMMIT, and the COMMIT.
-const TIME: Duration = Duration::from_secs(20);
+/// How long a transaction may take, from its begin to its COMMIT, and the COMMIT; longer
+/// than a lock is waited for.
+const TIME: Duration = Duration::from_secs(10);
+/// How long connections are mistrusted after one was silent.
+const DOUBT: Duration = Duration::from_secs(60);
+/// When a database was silent. Of any: who is asked in vain once more loses little.
+static SILENT: Mutex<Option<Instant>> = Mutex::new(None);
 
 /// A transaction, as the tables know it.
 #[derive(Debug, Clone, Copy)]
@@ -91,8 +100,19 @@ pub(super) async fn probe(db: &Database, mark: Mark) -> Result<(), DbErr> {
 
 /// A server that says nothing any more is as good as gone.
 pub(super) async fn within<T, E: From<DbErr>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    let silent = || DbErr::Custom(format!("the database did not answer in {TIME:?}"));
-    tokio::time::timeout(TIME, work).await.unwrap_or_else(|_| Err(silent().into()))
+    match tokio::time::timeout(TIME, work).await {
+        Ok(done) => done,
+        Err(_) => {
+            *SILENT.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            Err(DbErr::Custom(format!("the database did not answer in {TIME:?}")).into())
+        }
+    }
+}
+
+/// Whether a connection that was just used may be one on which nothing comes any more:
+/// the system itself finds that out after a quarter of an hour.
+pub(super) fn in_doubt() -> bool {
+    SILENT.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < DOUBT)
 }
 
 impl Writer {

@@ -180,7 +180,8 @@ impl Writer {
             return result;
         }
         if let Some(mark) = self.mark {
-            let result = self.commit_shared(rows, mark).await;
+            let health = Arc::clone(&self.health);
+            let result = watched(&health, self.commit_shared(rows, mark)).await;
             self.heal(result.as_ref().err());
             return result;
         }

@@ -112,8 +112,16 @@ impl<S: Subject> Hub<S> {
     /// Watches the jobs `ids`, and those that `matches` selects from now on.
     /// The caller reads the present states afterwards and offers them, so that
     /// no change can fall between.
-    pub fn watch(self: &Arc<Self>, ids: &[JobId], matches: Option<Matches<S>>) -> Watcher<S> {
-        let mut inbox = Inbox::new(matches.is_some());
+    ///
+    /// `had` is a state of the only job that its watcher has already: it is not told
+    /// again, whoever publishes or offers it.
+    pub fn watch(
+        self: &Arc<Self>,
+        ids: &[JobId],
+        matches: Option<Matches<S>>,
+        had: Option<Revision>,
+    ) -> Watcher<S> {
+        let mut inbox = Inbox::new(matches.is_some(), had);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let fits = ids.iter().all(|id| inbox.add(*id));
         let endless = matches.is_some();
@@ -290,14 +298,6 @@ impl<S: Subject> Watcher<S> {
         let passed_over = lock(&self.core.passed_over).take().unwrap_or_default();
         let inbox = lock(&self.core.inbox);
         passed_over.into_iter().filter(|id| inbox.holds(*id)).collect()
-    }
-
-    /// The client has seen this state.
-    pub fn known(&self, id: JobId, revision: Revision, last: bool) {
-        if last {
-            lock(&self.hub.registry).leave(&self.core, id);
-        }
-        lock(&self.core.inbox).known(id, revision, last);
     }
 
     /// These of the ids do not exist.

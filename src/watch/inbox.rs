@@ -60,6 +60,8 @@ pub(super) struct Inbox<S> {
     open: usize,
     /// Whether jobs may join later.
     endless: bool,
+    /// What the watcher had of its only job before it came.
+    had: Option<Revision>,
     /// Then also jobs that must not join any more: they were read when they had ended,
     /// and that was taken. No more than were there when the watch began.
     over: HashSet<JobId>,
@@ -68,12 +70,13 @@ pub(super) struct Inbox<S> {
 }
 
 impl<S: Subject> Inbox<S> {
-    pub(super) fn new(endless: bool) -> Self {
+    pub(super) fn new(endless: bool, had: Option<Revision>) -> Self {
         Self {
             jobs: HashMap::new(),
             queue: VecDeque::new(),
             open: 0,
             endless,
+            had,
             over: HashSet::new(),
             synced: false,
             closed: None,
@@ -92,17 +95,6 @@ impl<S: Subject> Inbox<S> {
         self.jobs.insert(id, Watched { seen: None, last: false, read: false, waiting: None });
         self.open += 1;
         true
-    }
-
-    /// The watcher has this state already.
-    pub(super) fn known(&mut self, id: JobId, revision: Revision, last: bool) {
-        if let Some(job) = self.jobs.get_mut(&id)
-            && job.seen.is_none_or(|seen| seen < revision)
-        {
-            job.seen = Some(revision);
-            job.last = last;
-            self.open -= usize::from(last);
-        }
     }
 
     /// A state that was read. True if there is something new to take.
@@ -127,6 +119,10 @@ impl<S: Subject> Inbox<S> {
         }
         job.seen = Some(revision);
         job.last = frame.subject.is_final();
+        if self.had == Some(revision) {
+            self.open -= usize::from(job.last);
+            return job.last; // nothing to say, but that it is over
+        }
         match &mut job.waiting {
             Some((waiting, skipped)) => {
                 *waiting = Arc::clone(frame);

@@ -97,6 +97,14 @@ check "Connect" node "$clients/connect/checks.mjs"
 kill -TERM "$pid"
 wait "$pid" || { echo "FAIL the demo did not end well"; failed+=("demo"); }
 
+# -- several nodes, replaced under the calls of a client with a retry policy ----
+
+if [[ -n ${BACKJOB_TEST_POSTGRES:-} ]]; then
+  check "grpcio while nodes are replaced" "$python" "$clients/python/rolling.py" "$binary"
+else
+  echo "SKIPPED: grpcio while nodes are replaced; set BACKJOB_TEST_POSTGRES"
+fi
+
 # -- the README's checks of the signature ------------------------------------
 
 READMECHECK_ALL=1 check "the README's short checks" python3 "$clients/readme.py"

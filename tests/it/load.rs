@@ -107,7 +107,11 @@ async fn insist<T, F: Future<Output = Result<T, Status>>>(
     loop {
         match tokio::time::timeout(Duration::from_secs(5), call()).await {
             Ok(Err(status)) if again(&status) => {
-                repeats(format!("{:?} {} {}", status.code(), fault(&status).1, status.message()));
+                let sources =
+                    std::iter::successors(std::error::Error::source(&status), |error| error.source());
+                let sources: String = sources.map(|error| format!(": {error}")).collect();
+                let (code, (_, reason, ..), message) = (status.code(), fault(&status), status.message());
+                repeats(format!("{code:?} {reason} {message}{sources}"));
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             Ok(answer) => return answer,

@@ -48,7 +48,7 @@ fn drain(watcher: &Watcher<Seen>) -> Vec<String> {
 #[test]
 fn a_change_between_subscribing_and_reading_is_not_lost_and_an_older_snapshot_is_not_sent() {
     let hub = Arc::new(Hub::default());
-    let watcher = hub.watch(&[id(1)], None);
+    let watcher = hub.watch(&[id(1)], None, None);
     hub.publish(&frame(1, 7, false));
     watcher.offer(&frame(1, 6, false));
     watcher.synced();
@@ -60,7 +60,7 @@ fn a_change_between_subscribing_and_reading_is_not_lost_and_an_older_snapshot_is
 #[test]
 fn changes_are_merged_for_a_slow_reader_and_counted() {
     let hub = Arc::new(Hub::default());
-    let watcher = hub.watch(&[id(1)], None);
+    let watcher = hub.watch(&[id(1)], None, None);
     for revision in 1..=5 {
         hub.publish(&frame(1, revision, revision == 5));
     }
@@ -71,13 +71,27 @@ fn changes_are_merged_for_a_slow_reader_and_counted() {
 #[test]
 fn a_known_revision_is_not_sent_again() {
     let hub = Arc::new(Hub::default());
-    let watcher = hub.watch(&[id(1)], None);
-    watcher.known(id(1), Revision::from_stored(4), false);
+    let had = Some(Revision::from_stored(4));
+    let watcher = hub.watch(&[id(1)], None, had);
     watcher.offer(&frame(1, 4, false));
     watcher.synced();
     assert_eq!(drain(&watcher), ["synced"]);
-    let ended = hub.watch(&[id(2)], None);
-    ended.known(id(2), Revision::from_stored(9), true);
+    hub.publish(&frame(1, 4, false));
+    hub.publish(&frame(1, 5, false));
+    assert_eq!(drain(&watcher), ["5 +0"]);
+    let early = hub.watch(&[id(1)], None, had);
+    hub.publish(&frame(1, 4, false)); // before it was read
+    early.offer(&frame(1, 4, false));
+    early.synced();
+    assert_eq!(drain(&early), ["synced"]);
+    let behind = hub.watch(&[id(1)], None, had);
+    behind.offer(&frame(1, 3, false)); // as it is now, whatever the watcher had
+    assert_eq!(drain(&behind), ["3 +0"]);
+    hub.publish(&frame(1, 4, true));
+    behind.synced();
+    assert_eq!(drain(&behind), ["synced", "Done"]);
+    let ended = hub.watch(&[id(2)], None, Some(Revision::from_stored(9)));
+    ended.offer(&frame(2, 9, true));
     ended.synced();
     assert_eq!(drain(&ended), ["synced", "Done"]);
 }
@@ -85,7 +99,7 @@ fn a_known_revision_is_not_sent_again() {
 #[test]
 fn missing_ids_come_before_synced_and_do_not_keep_a_stream_open() {
     let hub = Arc::new(Hub::default());
-    let watcher = hub.watch(&[id(1), id(2)], None);
+    let watcher = hub.watch(&[id(1), id(2)], None, None);
     watcher.offer(&frame(1, 1, true));
     watcher.missing(vec![id(2)]);
     watcher.synced();
@@ -95,7 +109,7 @@ fn missing_ids_come_before_synced_and_do_not_keep_a_stream_open() {
 #[test]
 fn a_job_once_sent_stays_on_a_filter_stream_to_its_end() {
     let hub = Arc::new(Hub::default());
-    let watcher = hub.watch(&[], Some(Box::new(|seen: &Seen| seen.1 < 3)));
+    let watcher = hub.watch(&[], Some(Box::new(|seen: &Seen| seen.1 < 3)), None);
     watcher.synced();
     hub.publish(&frame(1, 3, false)); // never matched
     hub.publish(&frame(2, 1, false));
@@ -109,7 +123,7 @@ fn a_job_once_sent_stays_on_a_filter_stream_to_its_end() {
 #[test]
 fn a_deleted_job_is_told_and_ends_a_stream_over_it() {
     let hub = Arc::new(Hub::default());
-    let watcher = hub.watch(&[id(1)], None);
+    let watcher = hub.watch(&[id(1)], None, None);
     watcher.offer(&frame(1, 1, false));
     watcher.synced();
     hub.deleted(id(1));
@@ -119,7 +133,7 @@ fn a_deleted_job_is_told_and_ends_a_stream_over_it() {
 #[test]
 fn too_many_jobs_end_a_filter_stream() {
     let hub = Arc::new(Hub::default());
-    let watcher = hub.watch(&[], Some(Box::new(|_: &Seen| true)));
+    let watcher = hub.watch(&[], Some(Box::new(|_: &Seen| true)), None);
     for n in 0..=MAX_JOBS as u64 {
         hub.publish(&frame(n, 1, false));
     }
@@ -129,18 +143,18 @@ fn too_many_jobs_end_a_filter_stream() {
 #[test]
 fn closing_lets_what_waits_out_first_and_refuses_new_watches() {
     let hub = Arc::new(Hub::default());
-    let watcher = hub.watch(&[id(1)], None);
+    let watcher = hub.watch(&[id(1)], None, None);
     hub.publish(&frame(1, 1, false));
     hub.close();
     assert_eq!(drain(&watcher), ["1 +0", "ShuttingDown"]);
-    assert_eq!(drain(&hub.watch(&[id(1)], None)), ["ShuttingDown"]);
+    assert_eq!(drain(&hub.watch(&[id(1)], None, None)), ["ShuttingDown"]);
 }
 
 #[test]
 fn a_dropped_watcher_leaves_nothing_behind() {
     let hub = Arc::new(Hub::default());
-    let by_id = hub.watch(&[id(1), id(2)], None);
-    let by_filter = hub.watch(&[], Some(Box::new(|_: &Seen| true)));
+    let by_id = hub.watch(&[id(1), id(2)], None, None);
+    let by_filter = hub.watch(&[], Some(Box::new(|_: &Seen| true)), None);
     hub.publish(&frame(3, 1, false));
     assert_eq!(hub.watchers(), 2);
     drop((by_id, by_filter));
@@ -167,7 +181,7 @@ fn a_frame_is_encoded_once_for_each_text_mode() {
 #[tokio::test]
 async fn a_waiting_reader_is_woken() {
     let hub = Arc::new(Hub::default());
-    let watcher = hub.watch(&[id(1)], None);
+    let watcher = hub.watch(&[id(1)], None, None);
     let (item, ()) = tokio::join!(watcher.next(), async { hub.publish(&frame(1, 1, false)) });
     assert!(matches!(item, Ok(Item::Changed(..))));
 }
@@ -179,7 +193,7 @@ fn everything() -> Option<Matches<Seen>> {
 #[test]
 fn an_end_is_told_once_though_it_is_read_and_published_and_an_older_state_comes_late() {
     let hub = Arc::new(Hub::default());
-    let (first, second) = (hub.watch(&[], everything()), hub.watch(&[], everything()));
+    let (first, second) = (hub.watch(&[], everything(), None), hub.watch(&[], everything(), None));
     first.offer(&frame(1, 9, true));
     first.synced();
     second.synced();
@@ -200,12 +214,12 @@ fn an_end_is_told_once_though_it_is_read_and_published_and_an_older_state_comes_
 #[test]
 fn what_is_held_says_the_least_that_somebody_was_told() {
     let hub = Arc::new(Hub::default());
-    let one = hub.watch(&[id(1), id(2)], None);
+    let one = hub.watch(&[id(1), id(2)], None, None);
     one.offer(&frame(1, 4, false));
     one.offer(&frame(2, 7, true));
     let held = |revision| Some(Revision::from_stored(revision));
     assert_eq!(hub.held(), HashMap::from([(id(1), held(4)), (id(2), held(7))]));
-    let other = hub.watch(&[id(1)], None);
+    let other = hub.watch(&[id(1)], None, None);
     assert_eq!(hub.held()[&id(1)], None);
     other.offer(&frame(1, 5, false));
     assert_eq!(hub.held()[&id(1)], held(4));
@@ -215,7 +229,7 @@ fn what_is_held_says_the_least_that_somebody_was_told() {
 #[test]
 fn what_is_gone_is_told_to_those_who_knew_it() {
     let hub = Arc::new(Hub::default());
-    let (knows, reads) = (hub.watch(&[id(1)], None), hub.watch(&[id(1)], None));
+    let (knows, reads) = (hub.watch(&[id(1)], None, None), hub.watch(&[id(1)], None, None));
     knows.offer(&frame(1, 4, false));
     knows.synced();
     hub.gone(id(1));
@@ -233,9 +247,9 @@ fn what_has_ended_or_was_never_there_leaves_nothing_behind() {
     let watchers: Vec<_> = [None, everything()]
         .into_iter()
         .map(|matches| {
-            let watcher = hub.watch(&[id(1), id(2), id(3), id(4)], matches);
+            let watcher = hub.watch(&[id(1), id(2), id(3), id(4)], matches, None);
             watcher.offer(&frame(1, 9, true));
-            watcher.known(id(2), Revision::from_stored(9), true);
+            watcher.offer(&frame(2, 9, true));
             watcher.missing(vec![id(3)]);
             watcher.offer(&frame(4, 2, false));
             watcher.synced();
@@ -244,7 +258,7 @@ fn what_has_ended_or_was_never_there_leaves_nothing_behind() {
         .collect();
     hub.publish(&frame(4, 3, true));
     for watcher in &watchers {
-        assert_eq!(drain(watcher)[..4], ["9 +0", "missing 1", "3 +1", "synced"]);
+        assert_eq!(drain(watcher)[..4], ["9 +0", "9 +0", "missing 1", "3 +1"]);
     }
     assert!(lock(&hub.registry).by_job.is_empty());
     drop(watchers);
@@ -258,7 +272,7 @@ async fn whoever_waits_for_a_watcher_is_told_of_one() {
     let (mut first, mut second) = (Box::pin(hub.somebody()), Box::pin(hub.somebody()));
     assert!(futures_util::FutureExt::now_or_never(&mut first).is_none());
     assert!(futures_util::FutureExt::now_or_never(&mut second).is_none());
-    let _watcher = hub.watch(&[id(1)], None);
+    let _watcher = hub.watch(&[id(1)], None, None);
     tokio::join!(first, second);
 }
 
@@ -281,7 +295,7 @@ proptest! {
         };
         let ids: &[JobId] = if by_filter == 0 { &[id(1)] } else { &[] };
         let publish = |revision: i64| hub.publish(&frame(1, revision, revision == LAST));
-        let watcher = hub.watch(ids, matches);
+        let watcher = hub.watch(ids, matches, None);
         before.iter().copied().for_each(publish);
         if let Some(read) = read {
             watcher.offer(&frame(1, read, read == LAST));
@@ -313,7 +327,7 @@ proptest! {
     #[test]
     fn revisions_rise_and_nothing_is_miscounted(steps in prop::collection::vec(0..3u8, 1..200)) {
         let hub: Arc<Hub<Seen>> = Arc::new(Hub::default());
-        let watcher = hub.watch(&[id(1)], None);
+        let watcher = hub.watch(&[id(1)], None, None);
         watcher.synced();
         let (mut published, mut last, mut counted) = (0, 0, 0);
         let take = |last: &mut i64, counted: &mut i64| {

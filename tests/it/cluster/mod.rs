@@ -1,6 +1,7 @@
 //! Several nodes on one database of a server, each beside an application of its own.
 
 mod clocks;
+mod outage;
 mod relay;
 mod secure;
 mod sharing;

@@ -245,7 +245,7 @@ async fn a_disk_that_does_not_answer_is_told_and_what_waited_for_it_is_kept() {
     let clients = server.clients().clone();
     let hung = spawn(async move { clients.start_raw(start("/hung")).await });
     until_serving(&server, false).await;
-    until_said(&server, &["the disk does not answer"]).await;
+    until_said(&server, &["the disk, or the server, does not answer"]).await;
     // Who comes now is refused at once, instead of waiting too; reads and reports are served.
     unavailable(&server.refused(start("/refused")).await);
     server.report(&hit.token(), progress(30)).await.expect("taken");
