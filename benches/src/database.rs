@@ -3,7 +3,7 @@
 use crate::{
     clock,
     fault::{Fault, fault},
-    proc::Cpu,
+    proc::{Cpu, descendants},
 };
 use sea_orm::{
     ConnectOptions, ConnectionTrait as _, Database, DatabaseConnection, DbBackend, Statement,
@@ -64,17 +64,14 @@ impl Own {
         Ok(self.admin.close().await?)
     }
 
-    /// Counts notifications from now on; somebody must listen already.
+    /// Counts notifications from now on.
     pub async fn count_notifications(&self) -> Result<(), Fault> {
-        let text = format!(
-            "SELECT query FROM pg_stat_activity WHERE datname = '{}' AND query LIKE 'LISTEN %'",
-            self.name
-        );
-        let query = self.text(&text).await?;
-        let channel = query.split('"').nth(1).ok_or_else(|| fault(format!("no channel in {query:?}")))?;
+        // As `src/store/notice.rs` names it: by schema and prefix, which are empty.
+        let text = "SELECT 'backjob_' || encode(substr(sha256('.'), 1, 8), 'hex')";
+        let channel = self.text(text).await?;
         let pool = PgPoolOptions::new().max_connections(1).connect(&self.url).await?;
         let mut listener = PgListener::connect_with(&pool).await?;
-        listener.listen(channel).await?;
+        listener.listen(&channel).await?;
         let heard = Arc::clone(&self.heard);
         crate::tasks::spawn(async move {
             while listener.recv().await.is_ok() {
@@ -94,7 +91,7 @@ impl Own {
         };
         let done = self.text(&text).await?.parse()?;
         // Elsewhere than on this machine its processes are not to be seen.
-        let processes = self.processes().await.unwrap_or_default();
+        let processes = self.server().await.map(descendants).unwrap_or_default();
         let processes = processes.into_iter().filter_map(|pid| Some((pid, Cpu::of(pid).ok()?))).collect();
         Ok(Work { at: clock::now(), done, notified: self.heard.load(Ordering::Relaxed), processes })
     }
@@ -105,27 +102,54 @@ impl Own {
         Ok(found.first().ok_or("the server says nothing of itself")?.try_get_by_index(0)?)
     }
 
-    /// Of the server, if it is on this machine.
-    async fn processes(&self) -> Result<Vec<u32>, Fault> {
+    /// The first process of the server, if it is on this machine.
+    pub async fn server(&self) -> Option<u32> {
+        self.process().await.ok()
+    }
+
+    async fn process(&self) -> Result<u32, Fault> {
         if !self.is_postgres() {
             let file = self.text("SELECT @@pid_file").await?;
-            return Ok(vec![fs::read_to_string(file)?.trim().parse()?]);
+            return Ok(fs::read_to_string(file)?.trim().parse()?);
         }
         let ours: u32 = self.text("SELECT pg_backend_pid()::text").await?.parse()?;
-        let parent = |pid: u32| -> Option<u32> {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
-        };
         if !fs::read_to_string(format!("/proc/{ours}/comm"))?.starts_with("postgres") {
             return Err(fault("another process of that number"));
         }
-        let server = parent(ours).ok_or("no parent")?;
-        let mut all = Vec::new();
-        for entry in fs::read_dir("/proc")? {
-            let pid = entry?.file_name().to_str().and_then(|name| name.parse().ok());
-            all.extend(pid.filter(|pid| parent(*pid) == Some(server)));
-        }
-        Ok(all)
+        let stat = fs::read_to_string(format!("/proc/{ours}/stat"))?;
+        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
+        Ok(parent.ok_or("no parent")?.parse()?)
+    }
+
+    /// Whether what is committed is durable, and what says so.
+    pub async fn durability(&self) -> Result<(bool, String), Fault> {
+        let (text, durable) = if self.is_postgres() {
+            let text = "SELECT format('PostgreSQL %s, fsync %s, synchronous_commit %s', \
+                current_setting('server_version'), current_setting('fsync'), \
+                current_setting('synchronous_commit'))";
+            (text, "fsync on, synchronous_commit on")
+        } else {
+            let text = "SELECT concat('MariaDB ', version(), ', innodb_flush_log_at_trx_commit ', \
+                @@innodb_flush_log_at_trx_commit)";
+            (text, "innodb_flush_log_at_trx_commit 1")
+        };
+        let said = self.text(text).await?;
+        Ok((said.contains(durable), said))
+    }
+
+    /// Connections that are open to it, our own left out.
+    pub async fn connections(&self) -> Result<f64, Fault> {
+        let text = if self.is_postgres() {
+            format!(
+                "SELECT count(*)::text FROM pg_stat_activity \
+                 WHERE datname = '{}' AND application_name = 'backjob'",
+                self.name
+            )
+        } else {
+            let list = "information_schema.processlist";
+            format!("SELECT CAST(count(*) AS CHAR) FROM {list} WHERE db = '{}'", self.name)
+        };
+        Ok(self.text(&text).await?.parse()?)
     }
 }
 

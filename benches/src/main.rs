@@ -3,6 +3,7 @@
 mod child;
 mod clock;
 mod database;
+mod durable;
 mod fault;
 mod filled;
 mod floor;

@@ -31,6 +31,21 @@ impl Cpu {
         Ok(Self { threads, ticks })
     }
 
+    /// Of the process `pid` and all that descend from it, those that have ended too.
+    pub fn tree(pid: u32) -> io::Result<Self> {
+        let mut whole = Self::of(pid)?;
+        // Fields as below: what its children used that have ended.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        whole.ticks += number(fields.get(13).copied()) + number(fields.get(14).copied());
+        for child in descendants(pid).into_iter().skip(1) {
+            let Ok(child) = Self::of(child) else { continue }; // it has ended
+            whole.threads.extend(child.threads);
+            whole.ticks += child.ticks;
+        }
+        Ok(whole)
+    }
+
     /// Nanoseconds used from `earlier` until this.
     pub fn since(&self, earlier: &Self) -> u64 {
         if earlier.threads.keys().all(|thread| self.threads.contains_key(thread)) {
@@ -40,6 +55,21 @@ impl Cpu {
         let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
         (self.ticks - earlier.ticks) * tick
     }
+}
+
+/// The process `pid`, its children, theirs, and so on.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let mut pids = vec![pid];
+    let mut place = 0;
+    while let Some(pid) = pids.get(place) {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        for task in tasks {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            pids.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+        place += 1;
+    }
+    pids
 }
 
 fn number(text: Option<&str>) -> u64 {

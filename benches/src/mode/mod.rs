@@ -8,6 +8,7 @@ mod finished;
 mod handler;
 mod memory;
 mod report;
+mod server;
 mod start;
 mod status;
 mod watch;
@@ -52,12 +53,15 @@ pub enum Mode {
     /// From a report to one node to the frame on another, and what that costs the
     /// database; see --database.
     Feed,
+    /// Start and whole jobs on the database of a server, beside single-row inserts; see
+    /// --database.
+    Server,
     /// Everything, and a table of all goals.
     All,
 }
 
 impl Mode {
-    const EACH: [Self; 13] = [
+    const EACH: [Self; 14] = [
         Self::Status,
         Self::Start,
         Self::StartToHandler,
@@ -71,6 +75,7 @@ impl Mode {
         Self::Connections,
         Self::Finished,
         Self::Feed,
+        Self::Server,
     ];
 
     /// Measures; `print` gets each step when it is through.
@@ -89,6 +94,7 @@ impl Mode {
             Self::Connections => connections::run(options).await?,
             Self::Finished => finished::run(options).await?,
             Self::Feed => feed::run(options).await?,
+            Self::Server => server::run(options).await?,
             Self::All => {
                 for mode in Self::EACH {
                     Box::pin(mode.run(options, print)).await?;

@@ -2,16 +2,17 @@
 
 mod server;
 
-pub use server::Programs;
+pub use server::{Programs, Server};
 
 use crate::{
     child::Child,
+    database::Own,
     fault::Fault,
     options::Options,
     role::{
         Places,
         action::REPORTS,
-        client::{Kind, Question},
+        client::{DATABASE, Kind, Question},
     },
     sample::Sample,
     step::{
@@ -21,7 +22,7 @@ use crate::{
     world::{World, place},
 };
 use serde_json::{Value, json};
-use server::{Server, Used};
+use server::Used;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -120,7 +121,7 @@ async fn bring_up(programs: &Programs, options: &Options) -> Result<Vec<Peer>, F
     }
     let folder = folder()?;
     let server = Server::postgres(&programs.postgres, folder.path()).await?;
-    peers.push(Peer::node("graphile-worker", "graphile.mjs", server, folder, programs, options).await?);
+    peers.push(Peer::node(GRAPHILE, "graphile.mjs", server, folder, programs, options).await?);
     peers.push(Peer::gearman(programs, options).await?);
     Ok(peers)
 }
@@ -129,6 +130,7 @@ async fn bring_up(programs: &Programs, options: &Options) -> Result<Vec<Peer>, F
 pub async fn run(programs: &Programs, options: &Options, print: &mut impl FnMut(Step)) -> Result<(), Fault> {
     let mut world = World::new(options, &[]).await?;
     let mut peers = bring_up(programs, options).await?;
+    let mut beside = OnPostgres::new(options, &peers).await?;
     let layout = format!(
         "body of {} bytes, 128 outstanding, 64 running, latency to the end of the action; alone: one after \
          the other, latency to the handler",
@@ -143,22 +145,57 @@ pub async fn run(programs: &Programs, options: &Options, print: &mut impl FnMut(
     for (name, kind, reports, alone) in steps {
         let seconds = options.seconds;
         let (mut ours, mut theirs) = (Vec::new(), vec![Vec::new(); peers.len()]);
+        let mut on_postgres = Vec::new();
         for _ in 0..options.repeat {
             for (peer, samples) in peers.iter_mut().zip(&mut theirs) {
                 samples.push(peer.measure(Work { reports, alone, seconds }).await?);
             }
-            let mut sample: Sample = world.ask(&Question::Jobs { kind, alone, seconds }).await?;
+            let question = Question::Jobs { kind, alone, seconds };
+            on_postgres.push(beside.world.ask(&question).await?);
+            let mut sample: Sample = world.ask(&question).await?;
             let memory = crate::proc::Memory::of(world.service.id())?.pss;
             sample.more.insert("server_memory_kib".into(), memory);
             ours.push(sample);
         }
         let mut step = Step::new("peers", name, &layout, options, ours);
-        for (peer, samples) in peers.iter().zip(theirs) {
-            step = step.floor(peer.name, samples);
+        for (peer, samples) in peers.iter().zip(&theirs) {
+            step = step.floor(peer.name, samples.clone());
         }
         print(goals(step, kind, alone));
+        let name = format!("{name}, backjob on the same PostgreSQL");
+        let mut step = Step::new("peers", &name, &layout, options, on_postgres);
+        for (peer, samples) in peers.iter().zip(theirs).filter(|(peer, _)| peer.name == GRAPHILE) {
+            step = step.floor(peer.name, samples);
+        }
+        print(match kind {
+            Kind::Unary => step.goal("jobs a second", &[AtLeast("per_second", GRAPHILE, 8.0)]),
+            _ => step,
+        });
     }
-    Ok(())
+    let OnPostgres { world: also, database } = beside;
+    drop((world, also));
+    database.drop().await
+}
+
+const GRAPHILE: &str = "graphile-worker";
+
+/// Ours on a database of the server that graphile-worker uses.
+struct OnPostgres {
+    world: World,
+    database: Own,
+}
+
+impl OnPostgres {
+    async fn new(options: &Options, peers: &[Peer]) -> Result<Self, Fault> {
+        let peer = peers.iter().find(|peer| peer.name == GRAPHILE).ok_or("no PostgreSQL")?;
+        let url = format!("postgres://postgres@127.0.0.1:{}/postgres", peer.server.port);
+        let database = Own::new(&url).await?;
+        let settings = [("database.url", database.url.as_str()), ("key_file", "{folder}/backjob.key")];
+        let mut world = World::new(options, &settings).await?;
+        let also = Question::Also { name: DATABASE.to_owned(), port: 0, pid: peer.server.id() };
+        world.ask::<()>(&also).await?;
+        Ok(Self { world, database })
+    }
 }
 
 fn goals(step: Step, kind: Kind, alone: bool) -> Step {
@@ -166,7 +203,7 @@ fn goals(step: Step, kind: Kind, alone: bool) -> Step {
     match kind {
         Kind::Unary => step
             .goal("jobs a second", &[AtLeast("per_second", always, 1.8)])
-            .goal("jobs a second", &[AtLeast("per_second", "graphile-worker", 12.0)]),
+            .goal("jobs a second", &[AtLeast("per_second", GRAPHILE, 12.0)]),
         Kind::Stream => step
             .goal("jobs a second", &[AtLeast("per_second", always, 4.5)])
             .goal("jobs a second", &[AtLeast("per_second", "gearmand, in memory", 0.35)]),

@@ -4,7 +4,7 @@
 use crate::{
     clock,
     fault::{Fault, fault},
-    proc::{Cpu, Memory},
+    proc::{Cpu, Memory, descendants},
 };
 use std::{
     fs::{self, File},
@@ -100,17 +100,7 @@ impl Server {
 
     /// It and its children.
     pub fn pids(&self) -> Vec<u32> {
-        let mut pids = vec![self.id()];
-        let mut place = 0;
-        while let Some(pid) = pids.get(place) {
-            let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-            for task in tasks {
-                let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-                pids.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
-            }
-            place += 1;
-        }
-        pids
+        descendants(self.id())
     }
 
     /// KiB of it and its children.

@@ -5,6 +5,7 @@ mod events;
 mod fan;
 mod feed;
 mod gearman;
+mod inserts;
 mod jobs;
 mod load;
 mod stream;
@@ -36,6 +37,9 @@ use std::{
     },
 };
 use tonic::transport::{Channel, Endpoint};
+
+/// What a database's server is called among the processes.
+pub const DATABASE: &str = "database";
 
 /// Against what a measurement runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +104,8 @@ pub enum Question {
     Commits { folder: PathBuf, seconds: f64 },
     /// 4 KiB made durable in this folder.
     Syncs { folder: PathBuf, seconds: f64 },
+    /// Rows one by one into a table of the database at `url`, on so many connections.
+    Inserts { url: String, connections: usize, seconds: f64 },
 }
 
 /// A running job that is reported for from here.
@@ -194,6 +200,9 @@ impl Client {
             }
             Question::Commits { folder, seconds } => disk::commits(&folder, self.payload.len(), seconds)?,
             Question::Syncs { folder, seconds } => disk::syncs(&folder, seconds)?,
+            Question::Inserts { url, connections, seconds } => {
+                self.inserts(&url, connections, seconds).await?
+            }
         };
         Ok(serde_json::to_value(sample)?)
     }
@@ -231,9 +240,10 @@ impl Client {
         Ok(Value::Null)
     }
 
-    /// CPU used up to now, by process.
+    /// CPU used up to now, by process; a database's server has a process a connection.
     fn used(&self) -> Result<Vec<(String, Cpu)>, Fault> {
-        self.pids.iter().map(|(name, pid)| Ok((name.clone(), Cpu::of(*pid)?))).collect()
+        let of = |name: &str, pid| if name == DATABASE { Cpu::tree(pid) } else { Cpu::of(pid) };
+        self.pids.iter().map(|(name, pid)| Ok((name.clone(), of(name, *pid)?))).collect()
     }
 }
 
