@@ -30,6 +30,8 @@ pub struct Own {
 /// What a server had done up to a moment.
 pub struct Work {
     at: u64,
+    /// Transactions of PostgreSQL that wrote, in any database.
+    wrote: i64,
     /// Transactions of PostgreSQL in this database, statements of MariaDB.
     done: i64,
     notified: u64,
@@ -90,10 +92,14 @@ impl Own {
                 .to_owned()
         };
         let done = self.text(&text).await?.parse()?;
+        let wrote = match self.is_postgres() {
+            true => self.text("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").await?.parse()?,
+            false => 0,
+        };
         // Elsewhere than on this machine its processes are not to be seen.
         let processes = self.server().await.map(descendants).unwrap_or_default();
         let processes = processes.into_iter().filter_map(|pid| Some((pid, Cpu::of(pid).ok()?))).collect();
-        Ok(Work { at: clock::now(), done, notified: self.heard.load(Ordering::Relaxed), processes })
+        Ok(Work { at: clock::now(), wrote, done, notified: self.heard.load(Ordering::Relaxed), processes })
     }
 
     async fn text(&self, text: &str) -> Result<String, Fault> {
@@ -154,6 +160,16 @@ impl Own {
 }
 
 impl Work {
+    /// Transactions of PostgreSQL that wrote.
+    pub fn wrote_since(&self, earlier: &Self) -> f64 {
+        (self.wrote - earlier.wrote) as f64
+    }
+
+    /// Notifications that were heard.
+    pub fn notified_since(&self, earlier: &Self) -> f64 {
+        (self.notified - earlier.notified) as f64
+    }
+
     /// Done a second since `earlier`, notifications a second, and milliseconds of CPU a
     /// second where they can be had.
     pub fn since(&self, earlier: &Self) -> Vec<(&'static str, f64)> {

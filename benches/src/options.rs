@@ -33,9 +33,10 @@ pub struct Options {
     /// Another setting of the service; may be given more than once.
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// For feed: a database of a server on which another can be made, like
+    /// For feed and server: a database of a server on which another can be made, like
     /// postgres://user:password@host/database or mysql://…. Without it those that
-    /// BACKJOB_TEST_POSTGRES and BACKJOB_TEST_MARIADB name.
+    /// BACKJOB_TEST_POSTGRES and BACKJOB_TEST_MARIADB name, for feed, and one that is
+    /// started here, for server.
     #[arg(long, global = true, value_name = "URL")]
     pub database: Option<String>,
     /// Another program than the backjob that is built beside this one.

@@ -29,7 +29,7 @@ use sqlx::{
 const BOUND: usize = 32_000;
 
 /// Columns of a new job; all others are NULL.
-const NEW: &[&str] = &[
+pub(super) const NEW: &[&str] = &[
     "id",
     "state",
     "revision",
@@ -47,14 +47,15 @@ const NEW: &[&str] = &[
     "priority",
     "created_by",
 ];
-const REQUEST: &[&str] = &["job_id", "retry_of", "route", "spec", "root_id", "sealed", "credentials"];
-const LABEL: &[&str] = &["job_id", "name", "value", "created_at"];
-const KEY: &[&str] = &["caller", "key_hash", "job_id", "request_hash"];
+pub(super) const REQUEST: &[&str] =
+    &["job_id", "retry_of", "route", "spec", "root_id", "sealed", "credentials"];
+pub(super) const LABEL: &[&str] = &["job_id", "name", "value", "created_at"];
+pub(super) const KEY: &[&str] = &["caller", "key_hash", "job_id", "request_hash"];
 /// What an action reports.
-const PROGRESS: &[&str] =
+pub(super) const PROGRESS: &[&str] =
     &["revision", "progress", "done", "total", "unit", "stage", "updated_at", "changed_at"];
 /// What else may change of a job; `merge_key` stays or goes.
-const CHANGED: &[&str] = &[
+pub(super) const CHANGED: &[&str] = &[
     "revision",
     "progress",
     "done",
@@ -76,7 +77,7 @@ const CHANGED: &[&str] = &[
     "failure_status",
     "merge_key",
 ];
-const ATTEMPT: &[&str] = &[
+pub(super) const ATTEMPT: &[&str] = &[
     "job_id",
     "attempt",
     "node",
@@ -91,7 +92,7 @@ const ATTEMPT: &[&str] = &[
     "end_sequence",
     "end_hash",
 ];
-const TEXT: &[&str] = &[
+pub(super) const TEXT: &[&str] = &[
     "job_id",
     "attempt",
     "text",
@@ -470,7 +471,7 @@ impl Batch {
 }
 
 /// Whether all that is not in [`NEW`] is NULL.
-fn is_new(job: &job::Model) -> bool {
+pub(super) fn is_new(job: &job::Model) -> bool {
     let job::Model { owner, done, total, unit, stage, started_at, ended_at, .. } = job;
     owner.is_none()
         && done.is_none()

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   engine ── reserve, write ──▶ writer.rs ──▶ commit.rs ──▶ one connection that writes
-//!   engine ── records, list, due, … ──▶ read.rs, list.rs ──▶ four that read
+//!   engine ── records, list, due, … ──▶ read.rs, list.rs ──▶ some that read
 //!   engine ── beat, changed_since, notify ──▶ node.rs, feed.rs, notice.rs ──▶ others
 //! ```
 //!
 //! SQLite, PostgreSQL and MariaDB carry the same tables. What differs in the text of
-//! statements is in `dialect.rs`, in connections in `open.rs` (files) and `server.rs`
+//! statements is in `dialect.rs`, whole transactions as one text in `batch.rs` (SQLite)
+//! and `postgres/` (PostgreSQL), in connections in `open.rs` (files) and `server.rs`
 //! (servers); `names.rs` puts schema and prefix in place, `database.rs` hides a
 //! pooler. Where other nodes write too, `shared.rs` begins again what they overtook.
 //!
@@ -66,6 +67,7 @@ mod node;
 mod notice;
 mod open;
 mod payload;
+mod postgres;
 mod read;
 mod roots;
 mod row;

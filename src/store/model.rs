@@ -331,6 +331,8 @@ impl Store {
             mark: None,
             model: Some(model.clone()),
             kept: Kept::default(),
+            at_once: None,
+            answered: 0,
             queue: receiver,
             batch: options.batch.max(1),
             health: Arc::clone(&health),

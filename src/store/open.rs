@@ -9,6 +9,7 @@ use super::{
     names::Tables,
     node,
     notice::Notices,
+    postgres,
     roots::{self, RootUse},
     server::{Server, is_server, shown},
     shared::{self, Mark},
@@ -83,8 +84,10 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
         #[cfg(test)]
         model: None,
         kept: Kept::new(lock.is_none()),
+        at_once: server.as_ref().is_some_and(Server::keeps_plans).then(postgres::Kept::default),
         queue: receiver,
         batch: options.batch.max(1),
+        answered: 0,
         health: Arc::clone(&health),
         closing: closing.clone(),
         clock: Arc::clone(&clock),
@@ -178,8 +181,10 @@ async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened,
     Ok(Opened { pulse, writer: db, reader, settled, file, lock, mark: None, server: None })
 }
 
-/// Connections that write, should one be stuck: one does.
-const WRITERS: u32 = 3;
+/// Connections to a server that write, should one be stuck: one does.
+const WRITERS: u32 = 2;
+/// That read: each is a process of PostgreSQL's.
+const SERVER_READERS: u32 = 2;
 
 async fn open_server(
     options: &Options,
@@ -187,25 +192,21 @@ async fn open_server(
     incarnation: [u8; 16],
 ) -> Result<Opened, OpenError> {
     let server = Server::new(&options.url, &options.tables)?;
-    let mark = Mark { incarnation, number: now };
-    let db = server.connect(WRITERS);
+    let mark = Mark { incarnation, number: now, stored: now };
     let path = PathBuf::from(&server.name);
+    let first = server.connect(1);
     let prepared = async {
-        server.prepare(&db, options.migrate).await?;
-        let settled = roots::settle(&db, &path, options, now, nonce).await?;
-        shared::begin(&db, &options.node, mark).await.map_err(|error| server.error(&error))?;
+        server.prepare(&first, options.migrate).await?;
+        let settled = roots::settle(&first, &path, options, now, nonce).await?;
+        shared::begin(&first, &options.node, mark).await.map_err(|error| server.error(&error))?;
         Ok(settled)
     };
-    let settled = match prepared.await {
-        Ok(settled) => settled,
-        Err(error) => {
-            let _ = db.close().await; // what went wrong is told
-            return Err(error);
-        }
-    };
+    let prepared = prepared.await;
+    let _ = first.close().await; // what went wrong is told
+    let settled = prepared?;
     Ok(Opened {
-        writer: db,
-        reader: server.connect(READERS),
+        writer: server.connect_writers(WRITERS),
+        reader: server.connect(SERVER_READERS),
         pulse: server.connect(1),
         settled,
         file: None,

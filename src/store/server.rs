@@ -1,7 +1,9 @@
 //! Opens a database of a server, PostgreSQL or MariaDB: address, connections, version,
 //! tables. Nodes that begin at the same moment make the tables one after the other.
 
-use super::{OpenError, database::Database, dialect::statement, names::Tables, shared::in_doubt};
+use super::{
+    OpenError, database::Database, dialect::statement, names::Tables, postgres::OF_WRITERS, shared::in_doubt,
+};
 use backjob_migrations::{Migrator, MigratorTraitSelf as _, RECORD};
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DbBackend, DbErr, RuntimeErr, SqlxMySqlConnector,
@@ -85,13 +87,27 @@ impl Server {
 
     /// A pool of `connections`, made when they are needed.
     pub(super) fn connect(&self, connections: u32) -> Database {
+        self.pool(connections, "")
+    }
+
+    /// The same for the store's writer.
+    pub(super) fn connect_writers(&self, connections: u32) -> Database {
+        self.pool(connections, OF_WRITERS)
+    }
+
+    /// With what else holds for each connection on PostgreSQL.
+    fn pool(&self, connections: u32, more: &'static str) -> Database {
         let connection = match &self.options {
             Address::Postgres(options) => {
                 let pooler = self.tables.pooler;
                 let pool: PgPoolOptions = pool(connections);
                 let pool = pool.after_connect(move |connection, _| {
                     Box::pin(async move {
-                        if pooler { Ok(()) } else { connection.execute(OF_POSTGRES).await.map(drop) }
+                        for text in [OF_POSTGRES, more].into_iter().filter(|text| !pooler && !text.is_empty())
+                        {
+                            connection.execute(text).await?;
+                        }
+                        Ok(())
                     })
                 });
                 SqlxPostgresConnector::from_sqlx_postgres_pool(pool.connect_lazy_with((**options).clone()))
@@ -114,6 +130,11 @@ impl Server {
 
     pub(super) fn is_postgres(&self) -> bool {
         matches!(self.options, Address::Postgres(_))
+    }
+
+    /// Whether a connection keeps the plans of statements: behind a pooler it does not.
+    pub(super) fn keeps_plans(&self) -> bool {
+        self.is_postgres() && !self.tables.pooler
     }
 
     /// What goes wrong while it is opened.

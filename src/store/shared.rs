@@ -11,7 +11,9 @@
 //!
 //! Each transaction ends with its number in this store's own row of `node_commit`.
 //! The row is read under a lock, so that a transaction that still ends on the server,
-//! though nobody waits for it, is waited for.
+//! though nobody waits for it, is waited for. One that is a single statement
+//! (`postgres/`) has no COMMIT of its own: wherever it breaks off its end is looked up,
+//! and where it was not stored another mark is put there, without which it fails.
 
 use super::{
     Error,
@@ -19,10 +21,11 @@ use super::{
     database::{Database, Transaction},
     dialect::statement,
     error::{Trouble, is_away, plain, trouble},
+    postgres::Written,
     write::{Outcome, Rows},
     writer::{PROBE, Writer, refuse},
 };
-use sea_orm::{ConnectionTrait as _, DbErr};
+use sea_orm::{ConnectionTrait as _, DbBackend, DbErr};
 use std::{
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -49,6 +52,8 @@ pub(super) struct Mark {
     pub incarnation: [u8; 16],
     /// It rises with each transaction, and is no earlier than its time.
     pub number: i64,
+    /// That of the last one that was stored, as far as is known.
+    pub stored: i64,
 }
 
 /// Writes it down, as the last thing before COMMIT: its row is locked until then.
@@ -83,10 +88,20 @@ pub(super) async fn end(db: &Database, incarnation: [u8; 16]) -> Result<(), DbEr
     db.execute_raw(statement(db.get_database_backend(), text, [incarnation.to_vec().into()])).await.map(drop)
 }
 
-/// The number of the last transaction that was stored.
-async fn last(db: &Database, incarnation: [u8; 16]) -> Result<i64, DbErr> {
-    let text = r#"SELECT mark FROM "node_commit" WHERE incarnation = ? FOR UPDATE"#;
-    let statement = statement(db.get_database_backend(), text, [incarnation.to_vec().into()]);
+/// The number of the last transaction that was stored. If that is not `mark`'s it will
+/// never be: on PostgreSQL a transaction that is one statement may still be on its way,
+/// and needs the mark that was there before.
+async fn last(db: &Database, mark: Mark) -> Result<i64, DbErr> {
+    let (backend, incarnation) = (db.get_database_backend(), mark.incarnation.to_vec());
+    let statement = if backend == DbBackend::Postgres {
+        let text = r#"UPDATE "node_commit" SET mark = (CASE WHEN mark = ? THEN mark ELSE ? END)
+            WHERE incarnation = ? RETURNING mark"#;
+        let values = [mark.number.into(), (mark.number + 1).into(), incarnation.into()];
+        statement(backend, text, values)
+    } else {
+        let text = r#"SELECT mark FROM "node_commit" WHERE incarnation = ? FOR UPDATE"#;
+        statement(backend, text, [incarnation.into()])
+    };
     let found = db.query_all_raw(statement).await?;
     found.first().map_or(Ok(0), |row| row.try_get_by_index(0))
 }
@@ -130,8 +145,11 @@ impl Writer {
             let now = self.clock.wall();
             self.mark = Some(Mark { number: now.max(last + 1), ..mark });
             rows.iter_mut().for_each(|rows| rows.change_at(now));
-            let error = match commit(&self.db, rows, None, self.mark).await {
-                Ok(outcomes) => return Ok(outcomes),
+            let error = match self.once(rows, tries).await {
+                Ok(outcomes) => {
+                    self.mark = self.mark.map(|mark| Mark { stored: mark.number, ..mark });
+                    return Ok(outcomes);
+                }
                 Err(Failed::Overtaken) if tries < TRIES => {
                     self.pause(tries).await;
                     continue;
@@ -159,6 +177,22 @@ impl Writer {
         }
     }
 
+    /// At first as one statement, where that can be.
+    async fn once(&mut self, rows: &[Rows], tries: u32) -> Result<Vec<Outcome>, Failed> {
+        let at_once = self.at_once.as_mut().filter(|_| tries == 1);
+        if let Some((at_once, mark)) = at_once.zip(self.mark) {
+            match at_once.write(&self.db, rows, mark).await {
+                Some(Written::All) => return Ok(vec![Outcome::Done; rows.len()]),
+                Some(Written::Failed(error)) => return Err(Failed::Whole(error)),
+                Some(Written::InDoubt(error)) => {
+                    return Err(Failed::InDoubt(vec![Outcome::Done; rows.len()], error));
+                }
+                Some(Written::Otherwise) | None => {}
+            }
+        }
+        commit(&self.db, rows, None, self.mark).await
+    }
+
     /// So that who was in each other's way is not so again.
     async fn pause(&self, tries: u32) {
         let mut random = [0; 1];
@@ -173,9 +207,11 @@ impl Writer {
         let mark = self.mark?;
         tracing::warn!(error = plain(error), "the end of a transaction is not known; looking it up");
         loop {
-            let error = match last(&self.db, mark.incarnation).await {
+            let error = match last(&self.db, mark).await {
                 Ok(number) => {
                     let stored = number == mark.number;
+                    // No transaction of ours has the number that was put there instead.
+                    self.mark = Some(Mark { number: mark.number + 1, stored: number, ..mark });
                     tracing::warn!(stored, "the end of the transaction is known");
                     return Some(stored);
                 }

@@ -16,6 +16,7 @@ use super::{
     database::Database,
     health::{Health, Reader},
     notice::Notices,
+    postgres,
     shared::{self, Mark},
     write::{Done, Outcome, Rows},
 };
@@ -53,6 +54,8 @@ pub(super) struct Writer {
     pub db: Database,
     /// That connection, while nobody else needs it.
     pub kept: Kept,
+    /// The same on PostgreSQL, where a transaction may be one statement.
+    pub at_once: Option<postgres::Kept>,
     /// Whether `db` is an SQLite file.
     pub on_file: bool,
     /// For the probe.
@@ -65,6 +68,8 @@ pub(super) struct Writer {
     pub queue: mpsc::Receiver<Item>,
     /// Most writes in a transaction.
     pub batch: usize,
+    /// How many the last transaction had.
+    pub answered: usize,
     pub health: Arc<Health>,
     /// Fires when nothing more is taken.
     pub closing: CancellationToken,
@@ -87,6 +92,7 @@ impl Writer {
         let mut taken: VecDeque<Item> = VecDeque::new();
         while self.gather(&mut taken).await {
             let set = self.distinct(&mut taken);
+            self.answered = set.len();
             self.write(set).await;
             // Who was just told may have more to write: let it join the next
             // transaction instead of the one after.
@@ -94,6 +100,7 @@ impl Writer {
             tokio::task::yield_now().await;
         }
         self.kept.release();
+        self.at_once = None;
     }
 
     /// Waits for something to write and takes all there is; false at the end.
@@ -129,14 +136,16 @@ impl Writer {
     /// The first `batch` writes with an id each, up to [`MOST_BYTES`]; later ones
     /// of the same id stay.
     fn distinct(&self, taken: &mut VecDeque<Item>) -> Vec<Item> {
+        let most = if self.mark.is_some() { half(taken.len() + self.answered) } else { usize::MAX };
+        let most = most.min(self.batch);
         let mut ids = HashSet::with_capacity(taken.len());
-        let mut set = Vec::with_capacity(taken.len().min(self.batch));
+        let mut set = Vec::with_capacity(taken.len().min(most));
         let mut rest = VecDeque::new();
         let (mut bytes, mut full) = (0, false);
         for item in taken.drain(..) {
             // Once it is full all the rest stays, so that no write overtakes one
             // of its job; an id that stayed is among `ids`, for the same reason.
-            full |= set.len() >= self.batch || (bytes > 0 && bytes + item.rows.bytes() > MOST_BYTES);
+            full |= set.len() >= most || (bytes > 0 && bytes + item.rows.bytes() > MOST_BYTES);
             if !full && ids.insert(item.id) {
                 bytes += item.rows.bytes();
                 set.push(item);
@@ -270,6 +279,16 @@ impl Writer {
         self.worn |= error.is_some();
         self.health.wrote(error);
     }
+}
+
+/// Transactions smaller than this cost a server more than they gain.
+const SMALL: usize = 16;
+
+/// How many of those who write, the ones that were just answered among them, are taken
+/// at once. A server works by itself: while it writes for one half, the other half is
+/// answered and comes again, instead of all of them waiting for it and it for them.
+fn half(writing: usize) -> usize {
+    writing.div_ceil(2).max(SMALL)
 }
 
 /// Says so if it takes long, and waits on.

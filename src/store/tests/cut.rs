@@ -5,7 +5,10 @@ use super::*;
 use crate::store::{Existing, Merge};
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicU8, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -21,12 +24,16 @@ const AFTER: u8 = 2;
 /// Nothing gets through any more.
 const AWAY: u8 = 3;
 
-/// Both of PostgreSQL's and MariaDB's protocols send it as it is.
+/// Both of PostgreSQL's and MariaDB's protocols send these as they are.
 const COMMIT: &[u8] = b"COMMIT";
+const BEGIN: &[u8] = b"BEGIN";
+const START: &[u8] = b"START TRANSACTION";
 
 struct Proxy {
     address: SocketAddr,
     mode: Arc<AtomicU8>,
+    /// The store's: a statement outside a transaction that writes it down commits, too.
+    incarnation: Arc<OnceLock<[u8; 16]>>,
 }
 
 impl Proxy {
@@ -36,21 +43,22 @@ impl Proxy {
         let server =
             server.rsplit('@').next().and_then(|rest| rest.split('/').next()).expect("a host").to_owned();
         let mode = Arc::new(AtomicU8::new(PASS));
-        let (modes, more) = (Arc::clone(&mode), tasks.clone());
+        let incarnation = Arc::new(OnceLock::new());
+        let (modes, own, more) = (Arc::clone(&mode), Arc::clone(&incarnation), tasks.clone());
         tasks.spawn("proxy", async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (server, mode) = (server.clone(), Arc::clone(&modes));
+                let (server, mode, own) = (server.clone(), Arc::clone(&modes), Arc::clone(&own));
                 more.spawn("proxied", async move {
                     if mode.load(Ordering::SeqCst) == AWAY {
                         return;
                     }
                     if let Ok(server) = TcpStream::connect(server).await {
-                        let _ = through(client, server, &mode).await;
+                        let _ = through(client, server, &mode, &own).await;
                     }
                 });
             }
         });
-        Self { address, mode }
+        Self { address, mode, incarnation }
     }
 
     /// The address of a database, through here.
@@ -65,13 +73,26 @@ impl Proxy {
         self.mode.store(mode, Ordering::SeqCst);
     }
 
+    /// A store through here.
+    async fn open(&self, database: &OwnDatabase) -> Store {
+        let store = open(options(self.url(database))).await;
+        self.incarnation.set(store.incarnation()).expect("one store a proxy");
+        store
+    }
+
     fn mode(&self) -> u8 {
         self.mode.load(Ordering::SeqCst)
     }
 }
 
-async fn through(mut client: TcpStream, mut server: TcpStream, mode: &AtomicU8) -> std::io::Result<()> {
+async fn through(
+    mut client: TcpStream,
+    mut server: TcpStream,
+    mode: &AtomicU8,
+    own: &OnceLock<[u8; 16]>,
+) -> std::io::Result<()> {
     let (mut up, mut down) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    let mut in_transaction = false;
     loop {
         tokio::select! {
             read = client.read(&mut up) => {
@@ -79,7 +100,10 @@ async fn through(mut client: TcpStream, mut server: TcpStream, mode: &AtomicU8) 
                 if bytes.is_empty() || mode.load(Ordering::SeqCst) == AWAY {
                     return Ok(());
                 }
-                if bytes.windows(COMMIT.len()).any(|part| part == COMMIT) {
+                let says = |what: &[u8]| bytes.windows(what.len()).any(|part| part == what);
+                in_transaction |= says(BEGIN) || says(START);
+                let commits = says(COMMIT);
+                if commits || !in_transaction && own.get().is_some_and(|own| says(own)) {
                     // Once: what follows gets through.
                     if mode.compare_exchange(BEFORE, PASS, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
                         return Ok(());
@@ -90,6 +114,7 @@ async fn through(mut client: TcpStream, mut server: TcpStream, mode: &AtomicU8) 
                         return Ok(());
                     }
                 }
+                in_transaction &= !(commits || says(b"ROLLBACK"));
                 server.write_all(bytes).await?;
             }
             read = server.read(&mut down) => {
@@ -113,7 +138,7 @@ async fn a_commit_that_breaks_off_is_looked_up_and_never_guessed() {
     on_servers(async |database| {
         let tasks = Tasks::default();
         let proxy = Proxy::new(&database.url(), &tasks).await;
-        let store = open(options(proxy.url(database))).await;
+        let store = proxy.open(database).await;
         assert_eq!(write(&store, joining(1)).await, Ok(Outcome::Done));
         let joined = Ok(Outcome::Existing(Existing::Joined(job(1).id)));
         for (n, mode) in [BEFORE, AFTER, AFTER, BEFORE, AFTER].into_iter().enumerate() {
@@ -146,17 +171,26 @@ async fn a_server_that_is_away_is_told_of_and_healed_from() {
     on_servers(async |database| {
         let tasks = Tasks::default();
         let proxy = Proxy::new(&database.url(), &tasks).await;
-        let store = open(options(proxy.url(database))).await;
+        let store = proxy.open(database).await;
         added(&store, job(1)).await;
         proxy.set(AWAY);
+        // What was on its way may be in doubt, and is told of when that is known.
+        let on_its_way = hand_in(&store, insert(&job(9))).await;
+        let mut health = store.health();
+        let failed =
+            tokio::time::timeout(Duration::from_secs(20), health.wait_for(|healthy| !*healthy)).await;
+        failed.expect("in time").expect("open");
         let told = write(&store, insert(&job(2))).await;
         assert!(matches!(&told, Err(error) if error.is_transient()), "{told:?}");
-        assert!(!store.healthy());
         assert!(matches!(store.records(&[job(1).id], false).await, Err(error) if error.is_transient()));
         proxy.set(PASS);
         let mut health = store.health();
         let healed = tokio::time::timeout(Duration::from_secs(20), health.wait_for(|healthy| *healthy)).await;
         healed.expect("in time").expect("open");
+        match on_its_way.await.expect("told") {
+            Ok(outcome) => assert_eq!(outcome, Outcome::Done),
+            Err(error) => assert!(error.is_transient(), "{error}"),
+        }
         added(&store, job(2)).await;
         one(&store, job(1).id).await;
 

@@ -1,5 +1,6 @@
 //! The store's promises, each held on a file, in memory, on PostgreSQL and on MariaDB.
 
+mod at_once;
 mod cut;
 #[path = "../../../tests/it/databases.rs"]
 mod databases;

@@ -64,12 +64,7 @@ impl Caller for Insert {
 }
 
 impl Client {
-    pub(super) async fn inserts(
-        &self,
-        url: &str,
-        connections: usize,
-        seconds: f64,
-    ) -> Result<Sample, Fault> {
+    pub(super) async fn inserts(&self, url: &str, connections: usize, seconds: f64) -> Result<Sample, Fault> {
         let mut inserts = Vec::new();
         for own in 0..u32::try_from(connections)? {
             inserts.push(Insert::new(url, own, self.payload.clone()).await?);

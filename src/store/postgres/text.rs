@@ -1,0 +1,277 @@
+//! The text of a transaction, and its values.
+
+use crate::store::{
+    batch::{ATTEMPT, CHANGED, KEY, LABEL, NEW, PROGRESS, REQUEST, TEXT, is_new},
+    entity::{job, job_label, job_request, start_key},
+    shared::Mark,
+    write::Rows,
+};
+use sqlx::{
+    Arguments as _, Postgres,
+    encode::Encode,
+    postgres::{PgArguments, PgBindIterExt as _, PgHasArrayType},
+    types::Type,
+};
+use std::collections::HashSet;
+
+/// A new job, its request, labels and key.
+pub(super) type New<'a> =
+    (&'a job::Model, &'a job_request::Model, &'a [job_label::Model], Option<&'a start_key::Model>);
+
+/// A change of a job.
+pub(super) struct Change<'a> {
+    from: i64,
+    pub(super) job: &'a job::Model,
+    pub(super) closed: bool,
+    wipe: bool,
+}
+
+pub(super) struct Batch {
+    pub(super) text: String,
+    pub(super) values: PgArguments,
+    /// A value that has no form, or too many of them.
+    bad: bool,
+    /// Parts whose rows must be as many as they should: their names and how many.
+    counted: Vec<(&'static str, i64)>,
+}
+
+impl Batch {
+    /// None where a write is of another kind.
+    pub(super) fn of(writes: &[Rows], mark: Mark) -> Option<Self> {
+        let (mut new, mut reported, mut changed) = (Vec::<New<'_>>::new(), Vec::new(), Vec::new());
+        let (mut texts, mut attempts) = (Vec::new(), Vec::new());
+        for write in writes {
+            match write {
+                Rows::Insert { job, request, labels, text: None, start_key, .. } if is_new(job) => {
+                    new.push((job, request, labels, start_key.as_ref()));
+                }
+                Rows::Update { from, job, progress, closed, wipe, text, attempt } => {
+                    let change = Change { from: *from, job, closed: *closed, wipe: *wipe };
+                    if *progress { &mut reported } else { &mut changed }.push(change);
+                    texts.extend(text);
+                    attempts.extend(attempt);
+                }
+                Rows::Insert { .. } | Rows::Delete(_) | Rows::Reseal { .. } => return None,
+            }
+        }
+        // Who takes locks in the same order as all others waits for none in a circle.
+        new.sort_unstable_by(|(one, ..), (other, ..)| {
+            (&one.merge_key, &one.id).cmp(&(&other.merge_key, &other.id))
+        });
+        for changes in [&mut reported, &mut changed] {
+            changes.sort_unstable_by(|one, other| one.job.id.cmp(&other.job.id));
+        }
+        let mut keys: Vec<_> = new.iter().filter_map(|(.., key)| *key).collect();
+        keys.sort_unstable_by(|one, other| {
+            (&one.caller, &one.key_hash).cmp(&(&other.caller, &other.key_hash))
+        });
+        if has_twins(&new, &keys) {
+            return None;
+        }
+        let mut batch = Self {
+            text: String::with_capacity(4_096),
+            values: PgArguments::default(),
+            bad: false,
+            counted: Vec::new(),
+        };
+        batch.values.reserve(96, 1_024 * writes.len());
+        batch.gate(&new, &keys, &changed);
+        batch.begin(&new, &keys);
+        batch.update("reported", PROGRESS, &reported, Self::progress);
+        batch.update("changed", CHANGED, &changed, |batch, changes| {
+            batch.progress(changes);
+            batch.state(changes);
+        });
+        batch.replace("attempts", ("attempt", ATTEMPT), 2, &attempts, Self::attempt);
+        batch.replace("texts", ("job_text", TEXT), 1, &texts, Self::job_text);
+        let wiped: Vec<&[u8]> =
+            changed.iter().filter(|change| change.wipe).map(|change| &change.job.id[..]).collect();
+        if !wiped.is_empty() {
+            batch.push(&[r#", wiped AS (UPDATE "job_request" SET credentials = NULL WHERE job_id = ANY("#]);
+            batch.array(wiped.into_iter());
+            batch.push(&[")", AND_OPEN, ")"]);
+        }
+        batch.end(mark);
+        (!batch.bad).then_some(batch)
+    }
+
+    fn push(&mut self, parts: &[&str]) {
+        parts.iter().for_each(|part| self.text.push_str(part));
+    }
+
+    /// A value, and its place in the text.
+    fn value<'t, T: Encode<'t, Postgres> + Type<Postgres>>(&mut self, value: T) {
+        self.bad |= self.values.add(value).is_err();
+        let number = self.values.len().to_string();
+        self.push(&["$", &number]);
+    }
+
+    /// One value of all of these.
+    pub(super) fn array<'t, T>(&mut self, values: impl Iterator<Item = T>)
+    where
+        T: Encode<'t, Postgres> + Type<Postgres> + PgHasArrayType,
+    {
+        self.value(values.bind_iter());
+    }
+
+    /// The same after others.
+    pub(super) fn column<'t, T>(&mut self, values: impl Iterator<Item = T>)
+    where
+        T: Encode<'t, Postgres> + Type<Postgres> + PgHasArrayType,
+    {
+        self.text.push_str(", ");
+        self.array(values);
+    }
+
+    fn list(&mut self, columns: &[&str], write: impl Fn(&mut Self, &str)) {
+        for (place, column) in columns.iter().enumerate() {
+            if place > 0 {
+                self.text.push_str(", ");
+            }
+            write(self, column);
+        }
+    }
+
+    fn names(&mut self, columns: &[&str]) {
+        self.list(columns, |batch, column| batch.text.push_str(column));
+    }
+
+    /// Whether all is as was thought.
+    fn gate(&mut self, new: &[New<'_>], keys: &[&start_key::Model], changed: &[Change<'_>]) {
+        self.push(&["WITH gate(open) AS MATERIALIZED (SELECT true"]);
+        let merged: Vec<&[u8]> = new.iter().filter_map(|(job, ..)| job.merge_key.as_deref()).collect();
+        if !merged.is_empty() {
+            self.push(&[
+                r#" AND NOT EXISTS (SELECT FROM "job" WHERE merge_key IS NOT NULL AND merge_key = ANY("#,
+            ]);
+            self.array(merged.into_iter());
+            self.push(&["))"]);
+        }
+        if !keys.is_empty() {
+            self.push(&[" AND NOT EXISTS (SELECT FROM unnest("]);
+            self.array(keys.iter().map(|key| key.caller.as_str()));
+            self.column(keys.iter().map(|key| key.key_hash.as_slice()));
+            self.push(&[r#") AS v(caller, key_hash) WHERE EXISTS (SELECT FROM "start_key" AS k
+                WHERE k.caller = v.caller AND k.key_hash = v.key_hash))"#]);
+        }
+        if !changed.is_empty() {
+            self.push(&[" AND NOT EXISTS (SELECT FROM unnest("]);
+            self.array(changed.iter().map(|change| change.job.id.as_slice()));
+            self.column(changed.iter().map(|change| change.from));
+            self.push(&[r#") AS v(id, revision) WHERE NOT EXISTS (SELECT FROM "job" AS j
+                WHERE j.id = v.id AND j.revision = v.revision))"#]);
+        }
+        self.push(&[")"]);
+    }
+
+    /// Jobs that begin.
+    fn begin(&mut self, new: &[New<'_>], keys: &[&start_key::Model]) {
+        if new.is_empty() {
+            return;
+        }
+        self.insert("jobs", ("job", NEW), |batch| batch.new_jobs(new));
+        self.push(&[" RETURNING 1)"]);
+        self.counted.push(("jobs", count(new)));
+        self.insert("requests", ("job_request", REQUEST), |batch| batch.requests(new));
+        self.push(&[")"]);
+        let labels: Vec<_> = new.iter().flat_map(|(_, _, labels, _)| labels.iter()).collect();
+        if !labels.is_empty() {
+            self.insert("labels", ("job_label", LABEL), |batch| batch.labels(&labels));
+            self.push(&[")"]);
+        }
+        if !keys.is_empty() {
+            self.insert("keys", ("start_key", KEY), |batch| batch.keys(keys));
+            self.push(&[")"]);
+        }
+    }
+
+    /// A part up to what follows the condition.
+    fn insert(&mut self, part: &str, (table, columns): (&str, &[&str]), bind: impl FnOnce(&mut Self)) {
+        self.push(&[", ", part, r#" AS (INSERT INTO ""#, table, r#"" ("#]);
+        self.names(columns);
+        self.push(&[") SELECT * FROM unnest("]);
+        bind(self);
+        self.push(&[") WHERE ", OPEN]);
+    }
+
+    /// Inserts, or writes over what has the same key: the first `key` columns.
+    fn replace<T>(
+        &mut self,
+        part: &str,
+        (table, columns): (&str, &[&str]),
+        key: usize,
+        rows: &[&T],
+        bind: impl FnOnce(&mut Self, &[&T]),
+    ) {
+        if rows.is_empty() {
+            return;
+        }
+        self.insert(part, (table, columns), |batch| bind(batch, rows));
+        let (key, others) = columns.split_at(key);
+        self.push(&[" ON CONFLICT ("]);
+        self.names(key);
+        self.push(&[") DO UPDATE SET "]);
+        self.list(others, |batch, column| batch.push(&[column, " = excluded.", column]));
+        self.push(&[")"]);
+    }
+
+    /// Writes each job whose revision is the one that it was changed from.
+    fn update(
+        &mut self,
+        part: &'static str,
+        columns: &[&str],
+        changes: &[Change<'_>],
+        bind: impl FnOnce(&mut Self, &[Change<'_>]),
+    ) {
+        if changes.is_empty() {
+            return;
+        }
+        self.push(&[", ", part, r#" AS (UPDATE "job" AS j SET "#]);
+        self.list(columns, |batch, column| match column {
+            // The value says whether it goes.
+            "merge_key" => batch.push(&["merge_key = CASE WHEN v.merge_key THEN NULL ELSE j.merge_key END"]),
+            column => batch.push(&[column, " = v.", column]),
+        });
+        self.push(&[" FROM unnest("]);
+        self.array(changes.iter().map(|change| change.job.id.as_slice()));
+        self.column(changes.iter().map(|change| change.from));
+        bind(self, changes);
+        self.push(&[") AS v(id, from_revision, "]);
+        self.names(columns);
+        self.push(&[") WHERE j.id = v.id AND j.revision = v.from_revision", AND_OPEN, " RETURNING 1)"]);
+        self.counted.push((part, count(changes)));
+    }
+
+    /// The mark, and that everything was written that should be.
+    fn end(&mut self, mark: Mark) {
+        self.push(&[r#", mark AS (UPDATE "node_commit" SET mark = "#]);
+        self.value(mark.number);
+        self.push(&[" WHERE incarnation = "]);
+        self.value(mark.incarnation.as_slice());
+        self.push(&[" AND mark = "]);
+        self.value(mark.stored);
+        self.push(&[AND_OPEN, " RETURNING 1) SELECT open, CASE WHEN open THEN 1 / (CASE WHEN true"]);
+        let counted = std::mem::take(&mut self.counted);
+        for (part, rows) in counted.into_iter().chain([("mark", 1)]) {
+            self.push(&[" AND (SELECT count(*) FROM ", part, ") = "]);
+            self.value(rows);
+        }
+        // A division by zero, which is an error, if that is not so.
+        self.push(&[" THEN 1 ELSE 0 END) END FROM gate"]);
+    }
+}
+
+fn count<T>(rows: &[T]) -> i64 {
+    i64::try_from(rows.len()).unwrap_or(i64::MAX)
+}
+
+/// Whether two of these Starts are identical, or have the same key.
+fn has_twins(new: &[New<'_>], keys: &[&start_key::Model]) -> bool {
+    let mut merged = HashSet::with_capacity(new.len());
+    let twins = new.iter().filter_map(|(job, ..)| job.merge_key.as_ref()).any(|key| !merged.insert(key));
+    twins
+        || keys.windows(2).any(|two| (&two[0].caller, &two[0].key_hash) == (&two[1].caller, &two[1].key_hash))
+}
+
+const OPEN: &str = "(SELECT open FROM gate)";
+const AND_OPEN: &str = " AND (SELECT open FROM gate)";
