@@ -95,9 +95,9 @@ pub(super) async fn commit(
     mark: Option<Mark>,
 ) -> Result<Vec<Outcome>, Failed> {
     let shared = db.is_shared();
-    let transaction = db.begin().await?;
-    let written = all(&transaction, writes, root, mark);
     // A file answers; a server may fall silent.
+    let transaction = if shared { within(db.begin()).await? } else { db.begin().await? };
+    let written = all(&transaction, writes, root, mark);
     let written = if shared { within(written).await } else { written.await };
     match written {
         Ok(outcomes) if shared => match within(transaction.commit()).await {

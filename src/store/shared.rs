@@ -40,6 +40,8 @@ const CONNECTIONS: u32 = 3;
 /// How long a transaction may take, from its begin to its COMMIT, and the COMMIT; longer
 /// than a lock is waited for.
 const TIME: Duration = Duration::from_secs(10);
+/// The same for looking up what came of one: who waits meanwhile is answered.
+const LOOK: Duration = Duration::from_secs(2);
 /// How long connections are mistrusted after one was silent.
 const DOUBT: Duration = Duration::from_secs(60);
 /// When a database was silent. Of any: who is asked in vain once more loses little.
@@ -115,11 +117,18 @@ pub(super) async fn probe(db: &Database, mark: Mark) -> Result<(), DbErr> {
 
 /// A server that says nothing any more is as good as gone.
 pub(super) async fn within<T, E: From<DbErr>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
-    match tokio::time::timeout(TIME, work).await {
+    bounded(TIME, work).await
+}
+
+async fn bounded<T, E: From<DbErr>>(
+    time: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    match tokio::time::timeout(time, work).await {
         Ok(done) => done,
         Err(_) => {
             *SILENT.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-            Err(DbErr::Custom(format!("the database did not answer in {TIME:?}")).into())
+            Err(DbErr::Custom(format!("the database did not answer in {time:?}")).into())
         }
     }
 }
@@ -207,7 +216,7 @@ impl Writer {
         let mark = self.mark?;
         tracing::warn!(error = plain(error), "the end of a transaction is not known; looking it up");
         loop {
-            let error = match last(&self.db, mark).await {
+            let error = match bounded(LOOK, last(&self.db, mark)).await {
                 Ok(number) => {
                     let stored = number == mark.number;
                     // No transaction of ours has the number that was put there instead.

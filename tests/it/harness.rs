@@ -719,6 +719,17 @@ impl Process {
         let mut kill = tokio::process::Command::new("kill");
         let told = kill.arg(format!("-{name}")).arg(self.id().to_string()).status().await.expect("kill");
         assert!(told.success());
+        if name == "STOP" {
+            poll("all of its threads to stand still", async || {
+                let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("it runs");
+                let stat = |thread: std::io::Result<std::fs::DirEntry>| {
+                    std::fs::read_to_string(thread.expect("listed").path().join("stat")).unwrap_or_default()
+                };
+                let busy = threads.map(stat).find(|stat| !stat.contains(") T "));
+                busy.map_or(Ok(()), Err)
+            })
+            .await;
+        }
     }
 
     /// kill -9.
