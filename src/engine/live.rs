@@ -383,10 +383,9 @@ impl Engine {
             }
             settled.await;
         };
-        match done.await {
+        match self.told(done).await {
             Ok(Ok(())) => Ok(transition),
-            Ok(Err(error)) => Err(Uncommitted::Failed(error)),
-            Err(_) => Err(Uncommitted::Failed(Error::Draining)),
+            Ok(Err(error)) | Err(error) => Err(Uncommitted::Failed(error)),
         }
     }
 

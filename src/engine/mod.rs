@@ -75,7 +75,11 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
+
+/// How long a caller waits to be told what came of a write on a database that nodes
+/// share. Longer than the store needs to find out while that answers.
+const KNOWN: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// Locks are held for a few operations in memory and never across an await; a
 /// panic under one leaves data that is still whole.
@@ -258,6 +262,17 @@ impl Engine {
                 () = changed => {}
             }
         }
+    }
+
+    /// What came of a write. On a database that nodes share that may take as long as it
+    /// is away: who waits is told, as of any call that broke off, that it is not known.
+    async fn told<T>(&self, done: oneshot::Receiver<T>) -> Result<T, Error> {
+        let told = async { done.await.map_err(|_| Error::Draining) };
+        if !self.store.is_shared() {
+            return told.await;
+        }
+        let unknown = || Error::Unavailable("whether it was stored is not known yet".into());
+        tokio::time::timeout(KNOWN, told).await.unwrap_or_else(|_| Err(unknown()))
     }
 
     /// Tells all who wait for the store, in the order in which they came. A watch

@@ -111,7 +111,7 @@ impl Engine {
             repeated.then(|| inner.join())
         };
         if let Some(done) = repeated {
-            done.await.map_err(|_| Error::Draining)??;
+            self.told(done).await??;
         } else {
             match self.commit(live, event(report), Some(ended)).await {
                 Ok(_) | Err(Uncommitted::Refused(Refused::Repeat)) => {}

@@ -186,7 +186,7 @@ impl Engine {
                 let _ = sender.send(stored); // whoever hung up is not told
             }),
         );
-        done.await.map_err(|_| Error::Draining)?
+        self.told(done).await?
     }
 
     /// On the writer's side: a Start joined this job.
@@ -303,7 +303,7 @@ impl Engine {
                 let _ = sender.send(won); // whoever hung up is not told
             }),
         );
-        let won = done.await.map_err(|_| Error::Draining)?.map_err(Error::from)?;
+        let won = self.told(done).await?.map_err(Error::from)?;
         Ok(won.then_some(record))
     }
 }

@@ -136,6 +136,7 @@ async fn goes_away_and_comes_back(how: Way) {
     let closed = Instant::now();
     // What waits long enough is neither run nor ended by anybody else.
     let later = v1::StartRequest { start_after: Some(seconds(3_600)), ..start("/later") };
+    let later = v1::StartRequest { idempotency_key: "later".into(), ..later };
     let mut acknowledged = Vec::new();
     for node in &running {
         acknowledged.extend(start_until_refused(node, later.clone()).await);
@@ -161,12 +162,14 @@ async fn goes_away_and_comes_back(how: Way) {
     owner.report(&token, v1::ReportRequest { sequence: Some(4), ..finish() }).await.expect("taken");
     hit.ok();
     shown("its end", &|job| job.state() == JobState::Succeeded).await;
-    for id in &acknowledged {
-        for node in &running {
-            assert_eq!(node.get(id).await.state(), JobState::Scheduled);
-        }
-        running[1].cancel(id).await.expect("cancelled");
+    // Whoever was not told what came of it asks again, and learns that.
+    acknowledged.push(owner.start(later).await.id);
+    let later = &acknowledged[0];
+    assert!(acknowledged.iter().all(|id| id == later), "{acknowledged:?}");
+    for node in &running {
+        assert_eq!(node.get(later).await.state(), JobState::Scheduled);
     }
+    running[1].cancel(later).await.expect("cancelled");
     audited(seed, 10, &load.end().await);
 }
 
