@@ -175,8 +175,10 @@ impl Engine {
                         Ok(Stored::Existing(existing))
                     }
                     Ok(Outcome::Done | Outcome::Lost) => {
-                        engine.begins(&shown, payload);
-                        Ok(Stored::Made(shown))
+                        engine.shows(&shown);
+                        let _ = sender.send(Ok(Stored::Made(Arc::clone(&shown))));
+                        // Last: what is woken last runs first, and to claim it is the longer way.
+                        return engine.waits(shown.subject.clone(), Some(payload));
                     }
                     Err(error) => {
                         engine.one_less_waits();
@@ -213,12 +215,11 @@ impl Engine {
     }
 
     /// On the writer's side: a new job is durable.
-    fn begins(self: &Arc<Self>, shown: &Shown, payload: Payload) {
+    fn shows(&self, shown: &Shown) {
         self.recent.put(shown);
         if self.hub.is_watched(shown.subject.id) {
             self.hub.publish(shown);
         }
-        self.waits(shown.subject.clone(), Some(payload));
     }
 
     /// A waiting job is in the tables: whoever carries it on should know.

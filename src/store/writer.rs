@@ -95,9 +95,12 @@ impl Writer {
             self.answered = set.len();
             self.write(set).await;
             // Who was just told may have more to write: let it join the next
-            // transaction instead of the one after.
-            tokio::task::yield_now().await;
-            tokio::task::yield_now().await;
+            // transaction instead of the one after. What follows a single write, the
+            // claim after a Start, is written at once.
+            if self.answered > 1 {
+                tokio::task::yield_now().await;
+                tokio::task::yield_now().await;
+            }
         }
         self.kept.release();
         self.at_once = None;
