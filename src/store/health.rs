@@ -38,11 +38,18 @@ pub(super) struct Health {
     told: watch::Sender<bool>,
     /// Wakes the check of the file.
     damaged: Notify,
+    /// Wakes the writer, which tries whether the database is back.
+    worse: Notify,
 }
 
 impl Health {
     pub(super) fn new() -> Self {
-        Self { known: Mutex::default(), told: watch::Sender::new(true), damaged: Notify::new() }
+        Self {
+            known: Mutex::default(),
+            told: watch::Sender::new(true),
+            damaged: Notify::new(),
+            worse: Notify::new(),
+        }
     }
 
     pub(super) fn follow(&self) -> watch::Receiver<bool> {
@@ -55,6 +62,11 @@ impl Health {
 
     pub(super) fn is_stuck(&self) -> bool {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).stuck
+    }
+
+    /// Returns once it is not good any more; for the writer alone. Cancel safe.
+    pub(super) async fn worse(&self) {
+        self.worse.notified().await;
     }
 
     /// Why nothing may be written any more.
@@ -134,6 +146,9 @@ impl Health {
             self.damaged.notify_one();
         }
         drop(known);
+        if changed && !good {
+            self.worse.notify_one();
+        }
         match (changed || found, good) {
             (true, true) => tracing::info!("the database is back"),
             (true, false) => worse(),

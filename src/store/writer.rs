@@ -114,7 +114,7 @@ impl Writer {
         }
         while taken.is_empty() {
             let healthy = self.health.is_good();
-            let closing = self.closing.clone();
+            let (closing, health) = (self.closing.clone(), Arc::clone(&self.health));
             tokio::select! {
                 biased;
                 item = self.queue.recv() => match item {
@@ -124,6 +124,7 @@ impl Writer {
                 // Closed, `recv` yields what is left, then nothing.
                 () = closing.cancelled(), if !self.queue.is_closed() => self.queue.close(),
                 () = tokio::time::sleep(PROBE), if !healthy => self.probe().await,
+                () = health.worse(), if healthy => {} // a read failed: from now on it is tried
             }
         }
         // Beyond one batch only what had to wait for the job's earlier writes.
