@@ -95,25 +95,27 @@ pub(super) async fn commit(
     mark: Option<Mark>,
 ) -> Result<Vec<Outcome>, Failed> {
     let shared = db.is_shared();
-    // A file answers; a server may fall silent.
-    let transaction = if shared { within(db.begin()).await? } else { db.begin().await? };
-    let written = all(&transaction, writes, root, mark);
-    let written = if shared { within(written).await } else { written.await };
-    match written {
-        Ok(outcomes) if shared => match within(transaction.commit()).await {
+    let transaction = answered(shared, db.begin()).await?;
+    match answered(shared, all(&transaction, writes, root, mark)).await {
+        Ok(outcomes) => match answered(shared, transaction.commit()).await {
             Ok(()) => Ok(outcomes),
-            Err(error) => Err(Failed::InDoubt(outcomes, error)),
+            Err(error) if shared => Err(Failed::InDoubt(outcomes, error)),
+            Err(error) => Err(Failed::Whole(error)),
         },
-        Ok(outcomes) => transaction.commit().await.map(|()| outcomes).map_err(Failed::Whole),
         Err(error) => {
             // What went wrong is told; a failing rollback adds nothing to it. One that
             // nobody may answer is left to the pool.
             if !(shared && in_doubt()) {
-                let _ = transaction.rollback().await;
+                let _ = answered(shared, transaction.rollback()).await;
             }
             Err(error)
         }
     }
+}
+
+/// A file answers; a server may fall silent.
+async fn answered<T, E: From<DbErr>>(shared: bool, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    if shared { within(work).await } else { work.await }
 }
 
 async fn all(
