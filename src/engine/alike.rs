@@ -39,35 +39,10 @@ fn share<T: PartialEq + ?Sized>(mine: &mut Arc<T>, known: &Arc<T>) {
 mod tests {
     use super::*;
     use crate::job::Rules;
-    use std::collections::BTreeMap;
 
     fn spec(target: &str, url: &str, max_attempts: u32) -> Spec {
-        let rules = Rules {
-            error_timeout: 1,
-            error_timeout_given: false,
-            response_timeout: None,
-            max_duration: None,
-            expire_at: None,
-            cancel_grace: 1,
-            max_attempts,
-            initial_backoff: 1,
-            max_backoff: 1,
-            multiplier: 1.0,
-        };
-        Spec {
-            display_name: String::new(),
-            labels: BTreeMap::new(),
-            target: target.into(),
-            method: "GET".into(),
-            route: url.into(),
-            query: BTreeMap::new(),
-            url: url.into(),
-            header_names: Vec::new(),
-            priority: 5,
-            rules: Arc::new(rules),
-            merge: None,
-            as_user: false,
-        }
+        let rules = Arc::new(Rules { max_attempts, ..Rules::plain() });
+        Spec { target: target.into(), route: url.into(), url: url.into(), ..Spec::plain(rules) }
     }
 
     #[test]

@@ -25,16 +25,12 @@ impl Attempt {
 
     /// As it is to be stored.
     pub(super) fn row(&self, job: &Job) -> AttemptRow {
-        match (&self.ended, &job.state) {
-            (Some(ended), _) => (**ended).clone(),
-            (None, State::Running(run)) => self.of(job.attempt, Some(run)),
-            (None, _) => self.of(job.attempt, None),
+        if let Some(ended) = &self.ended {
+            return (**ended).clone();
         }
-    }
-
-    fn of(&self, attempt: u32, run: Option<&Run>) -> AttemptRow {
+        let run = run(job);
         AttemptRow {
-            attempt,
+            attempt: job.attempt,
             node: Arc::clone(&self.node),
             claimed_at: self.claimed_at,
             sent_at: run.and_then(|run| run.sent_at),
@@ -63,15 +59,21 @@ impl Attempt {
 
     /// The highest sequence applied.
     pub(super) fn sequence(&self, job: &Job) -> u64 {
-        match (&self.ended, &job.state) {
-            (Some(ended), _) => ended.sequence,
-            (None, State::Running(run)) => run.sequence,
-            (None, _) => 0,
+        match &self.ended {
+            Some(ended) => ended.sequence,
+            None => run(job).map_or(0, |run| run.sequence),
         }
     }
 
     /// The report that ended it, if one did.
     pub(super) fn ended_by(&self) -> Option<&Ended> {
         self.ended.as_deref()?.ended_by.as_ref()
+    }
+}
+
+fn run(job: &Job) -> Option<&Run> {
+    match &job.state {
+        State::Running(run) => Some(run),
+        _ => None,
     }
 }

@@ -1,5 +1,11 @@
 //! A running job in memory: one lock, one update under way at a time.
 
+mod commit;
+mod map;
+
+pub(super) use commit::Uncommitted;
+pub(super) use map::Map;
+
 use super::{
     Engine, Error,
     attempt::Attempt,
@@ -8,85 +14,19 @@ use super::{
     timers::Armed,
 };
 use crate::{
-    job::{
-        Connection, Event, Job, JobId, Record, Refused, Revision, Signal, Spec, State, Transition,
-        transition::Save,
-    },
-    store::{AttemptRow, Ended, Outcome, Permit, Update, Write},
+    job::{Event, Job, JobId, Record, Refused, Revision, Spec, Transition, transition::Save},
+    store::{AttemptRow, Update},
+    watch::Frame,
 };
-use std::{
-    borrow::Borrow,
-    collections::HashSet,
-    hash::{Hash, Hasher},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
+use commit::Commit;
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU32, Ordering},
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 /// Text of one job is stored at most this often, milliseconds.
 const TEXT_EVERY: u64 = 1_000;
-
-/// Every running job of this process.
-#[derive(Default)]
-pub(super) struct Map(Mutex<HashSet<ById>>);
-
-/// Known by its id, which it has in itself.
-struct ById(Arc<Live>);
-
-impl Borrow<JobId> for ById {
-    fn borrow(&self) -> &JobId {
-        &self.0.id
-    }
-}
-
-impl Hash for ById {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.id.hash(state);
-    }
-}
-
-impl PartialEq for ById {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.id == other.0.id
-    }
-}
-
-impl Eq for ById {}
-
-impl Map {
-    pub(super) fn get(&self, id: JobId) -> Option<Arc<Live>> {
-        lock(&self.0).get(&id).map(|live| Arc::clone(&live.0))
-    }
-
-    pub(super) fn insert(&self, live: &Arc<Live>) {
-        lock(&self.0).replace(ById(Arc::clone(live)));
-    }
-
-    /// Forgets this attempt, not one that came after it. `recent` forgets it under the
-    /// same lock: who finds it here no more must not be shown what it was while it ran,
-    /// and what somebody who found it here keeps of it comes too late.
-    fn remove(&self, live: &Arc<Live>, recent: &super::recent::Recent) {
-        let mut map = lock(&self.0);
-        recent.forget(live.id);
-        if map.get(&live.id).is_some_and(|there| Arc::ptr_eq(&there.0, live)) {
-            map.remove(&live.id);
-        }
-    }
-
-    /// In the order of their ids.
-    pub(super) fn all(&self) -> Vec<Arc<Live>> {
-        let mut all: Vec<Arc<Live>> = lock(&self.0).iter().map(|live| Arc::clone(&live.0)).collect();
-        all.sort_by_key(|live| live.id);
-        all
-    }
-
-    pub(super) fn len(&self) -> usize {
-        lock(&self.0).len()
-    }
-}
 
 /// One attempt of a job that runs.
 pub(super) struct Live {
@@ -130,25 +70,6 @@ pub(super) struct Inner {
     pub(super) armed: Option<Armed>,
     /// Held until the attempt is over.
     slot: Option<Arc<OwnedSemaphorePermit>>,
-}
-
-/// A change on its way to the tables that is shown only when it is there.
-struct Commit {
-    /// What callers are shown meanwhile.
-    before: Job,
-    /// Starts that joined since then.
-    joining: u32,
-    /// Who waits for it.
-    waiting: Vec<oneshot::Sender<Result<(), Error>>>,
-}
-
-impl Commit {
-    /// Tells all who wait. Whoever hung up is not told.
-    fn tell(&mut self, result: impl Fn() -> Result<(), Error>) {
-        for waiting in self.waiting.drain(..) {
-            let _ = waiting.send(result());
-        }
-    }
 }
 
 impl Live {
@@ -336,267 +257,21 @@ impl Engine {
     /// that states are shown in their order.
     pub(super) fn publish(&self, live: &Live, inner: &Inner) {
         if self.hub.is_watched(live.id) {
-            self.hub.publish(&Arc::new(crate::watch::Frame::new(live.record(inner.job.clone()))));
+            self.hub.publish(&Arc::new(Frame::new(live.record(inner.job.clone()))));
         }
     }
 
     /// Shows a job that does not run here to its watchers, if it has any.
     pub(super) fn publish_record(&self, record: &Record) {
         if self.hub.is_watched(record.id) {
-            self.hub.publish(&Arc::new(crate::watch::Frame::new(record.clone())));
+            self.hub.publish(&Arc::new(Frame::new(record.clone())));
         }
-    }
-
-    /// Applies an event that may have to be committed, and waits until it is.
-    /// `ended_by` is the report behind it.
-    pub(super) async fn commit(
-        self: &Arc<Self>,
-        live: &Arc<Live>,
-        event: Event,
-        ended_by: Option<Ended>,
-    ) -> Result<Transition, Uncommitted> {
-        let permit = self.store.reserve().await.map_err(|_| Error::Draining)?;
-        let (transition, done) = loop {
-            let settled = live.settled.notified();
-            tokio::pin!(settled);
-            settled.as_mut().enable();
-            {
-                let mut inner = lock(&live.inner);
-                if inner.lost {
-                    return Err(taken_over().into());
-                }
-                if inner.failing {
-                    return Err(Uncommitted::Failed(Error::Unavailable(
-                        "an earlier change is not stored yet".into(),
-                    )));
-                }
-                if matches!(inner.job.state, State::Scheduled | State::Queued) && !inner.saving {
-                    // The attempt ended while we waited: the job is the tables' again.
-                    return Err(Refused::StaleAttempt(live.attempt).into());
-                }
-                if !inner.saving {
-                    match self.apply_and_submit(live, &mut inner, event, ended_by, permit)? {
-                        (transition, None) => return Ok(transition),
-                        (transition, Some(done)) => break (transition, done),
-                    }
-                }
-            }
-            settled.await;
-        };
-        match self.told(done).await {
-            Ok(Ok(())) => Ok(transition),
-            Ok(Err(error)) | Err(error) => Err(Uncommitted::Failed(error)),
-        }
-    }
-
-    #[allow(clippy::type_complexity)]
-    fn apply_and_submit(
-        self: &Arc<Self>,
-        live: &Arc<Live>,
-        inner: &mut Inner,
-        event: Event,
-        ended_by: Option<Ended>,
-        permit: Permit,
-    ) -> Result<(Transition, Option<oneshot::Receiver<Result<(), Error>>>), Refused> {
-        let status = match &event {
-            Event::Of(_, Signal::Response(response)) => Some(response.status),
-            _ => None,
-        };
-        let now = self.clock.now();
-        let before = inner.job.clone();
-        let text_at = before.text.cursor();
-        let transition = inner.job.apply(event, now)?;
-        inner.row.http_status = status.or(inner.row.http_status);
-        inner.text_dirty |= inner.job.text.cursor() != text_at;
-        if transition.save != Save::Commit {
-            self.timers.arm(live, inner);
-            return Ok((transition, None));
-        }
-        if transition.attempt_ended {
-            let Inner { row, job, .. } = &mut *inner;
-            row.end(&before, job, now.wall, ended_by);
-        }
-        if transition.connection == Connection::Close {
-            // Closed before anything is retried.
-            live.signals.change(|told| told.connection = Connection::Close);
-        }
-        inner.commit = Some(Box::new(Commit { before, joining: 0, waiting: Vec::with_capacity(1) }));
-        let text = transition.attempt_ended && (inner.text_dirty || inner.job.output.is_some());
-        let update = inner.update(live, text, now.mono);
-        let done = inner.join();
-        self.submit(live, update, transition, permit);
-        Ok((transition, Some(done)))
-    }
-
-    fn submit(self: &Arc<Self>, live: &Arc<Live>, update: Update, transition: Transition, permit: Permit) {
-        let (engine, live) = (Arc::clone(self), Arc::clone(live));
-        let again = update.clone();
-        permit.write(
-            Write::Update(Box::new(update)),
-            Box::new(move |result| match result {
-                Ok(Outcome::Done) => engine.committed(&live, transition),
-                Ok(Outcome::Lost | Outcome::Existing(_)) => engine.commit_lost(&live, again, transition),
-                Err(error) => engine.commit_failed(&live, again, transition, error),
-            }),
-        );
-    }
-
-    /// On the writer's side: the change is durable. Shows it and carries out
-    /// what follows.
-    fn committed(self: &Arc<Self>, live: &Arc<Live>, transition: Transition) {
-        let mut inner = lock(&live.inner);
-        let mut commit = inner.commit.take();
-        inner.failing = false;
-        live.merged.fetch_add(commit.as_ref().map_or(0, |commit| commit.joining), Ordering::Relaxed);
-        let running = matches!(inner.job.state, State::Running(_));
-        if !running {
-            // Out of the map before anybody is shown that it ended: a reader
-            // then finds the row.
-            self.live.remove(live, &self.recent);
-            inner.slot = None;
-            inner.dirty = false;
-            inner.text_dirty = false;
-        }
-        let revision = inner.job.revision;
-        inner.saved(self, live, Some(revision));
-        if inner.job.state_name().is_final() {
-            let shown = Arc::new(crate::watch::Frame::new(live.record(inner.job.clone())));
-            self.recent.put(&shown);
-            if self.hub.is_watched(live.id) {
-                self.hub.publish(&shown);
-            }
-        } else {
-            self.publish(live, &inner);
-        }
-        if let Some(commit) = &mut commit {
-            commit.tell(|| Ok(()));
-        }
-        let waits =
-            (!running && !inner.job.state_name().is_final()).then(|| live.record(inner.job.without_text()));
-        self.timers.arm(live, &mut inner);
-        drop(inner);
-        live.signals.change(|told| {
-            told.stop |= running;
-            told.over = !running;
-            if transition.connection != Connection::Keep {
-                told.connection = transition.connection;
-            }
-        });
-        if let Some(record) = waits {
-            // Not refused, whatever the limit: it was accepted long ago.
-            self.pending.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
-            self.waits(record, None);
-        }
-        self.dispatcher.wake();
-    }
-
-    /// Whoever waits may repeat; the change itself is tried again until it is
-    /// in the tables.
-    fn commit_failed(
-        self: &Arc<Self>,
-        live: &Arc<Live>,
-        update: Update,
-        transition: Transition,
-        error: crate::store::Error,
-    ) {
-        let mut inner = lock(&live.inner);
-        if inner.lost {
-            return; // what it was is told already
-        }
-        if !std::mem::replace(&mut inner.failing, true) {
-            tracing::warn!(job = %live.id, %error, "a change could not be committed and is tried again");
-        }
-        inner.tell(|| Err(Error::from(error.clone())));
-        drop(inner);
-        live.settled.notify_waiters();
-        let (engine, live) = (Arc::clone(self), Arc::clone(live));
-        self.tasks.spawn("commit again", async move {
-            tokio::select! {
-                biased;
-                () = tokio::time::sleep(Duration::from_millis(250)) => {}
-                () = engine.tasks.stop().cancelled() => {}
-            }
-            engine.store_is_back().await; // if it is not, one last try
-            if let Ok(permit) = engine.store.reserve().await {
-                engine.submit(&live, update, transition, permit);
-            }
-        });
-    }
-
-    /// The row was not as it was left: either an earlier try did commit, or
-    /// somebody changed the tables behind our back.
-    fn commit_lost(self: &Arc<Self>, live: &Arc<Live>, update: Update, transition: Transition) {
-        let (engine, live) = (Arc::clone(self), Arc::clone(live));
-        self.tasks.spawn("commit lost", async move {
-            match engine.store.records(&[live.id], false).await {
-                Ok(rows)
-                    if rows.first().is_some_and(|row| row.job.revision == update.record.job.revision) =>
-                {
-                    engine.committed(&live, transition);
-                }
-                Ok(rows) => engine.lose(&live, rows.first()),
-                Err(error) => engine.commit_failed(&live, update, transition, error),
-            }
-        });
-    }
-
-    /// The row is another one than this engine left: `row`, or gone. Another node has
-    /// adopted the job, having not heard of this one for a lease; or somebody changed
-    /// the tables by hand. Nothing more of this attempt is written from here.
-    pub(super) fn lose(self: &Arc<Self>, live: &Arc<Live>, row: Option<&Record>) {
-        let adopted = row
-            .is_some_and(|row| matches!(row.job.state, State::Running(_)) && row.job.attempt == live.attempt);
-        self.live.remove(live, &self.recent);
-        let mut inner = lock(&live.inner);
-        if std::mem::replace(&mut inner.lost, true) {
-            return;
-        }
-        if self.store.is_shared() {
-            tracing::warn!(job = %live.id, attempt = live.attempt, "another node has taken the job over");
-        } else {
-            tracing::error!(job = %live.id, "the job was changed or deleted in the tables by another hand");
-        }
-        inner.slot = None;
-        inner.dirty = false;
-        inner.text_dirty = false;
-        self.timers.disarm(&mut inner);
-        inner.tell(|| Err(taken_over()));
-        drop(inner);
-        live.settled.notify_waiters();
-        live.signals.change(|told| {
-            // The action goes on for its new owner, and reports to it.
-            if !adopted {
-                told.connection = Connection::Close;
-            }
-            told.over = true;
-        });
     }
 }
 
 /// Worth repeating: then the new owner is found.
 pub(super) fn taken_over() -> Error {
     Error::Unavailable("the job was taken over by another node".into())
-}
-
-/// Why an event was not committed.
-#[derive(Debug)]
-pub(super) enum Uncommitted {
-    /// The machine refuses it.
-    Refused(Refused),
-    /// It could not be written, or not yet.
-    Failed(Error),
-}
-
-impl From<Refused> for Uncommitted {
-    fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
-    }
-}
-
-impl From<Error> for Uncommitted {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
 }
 
 #[cfg(test)]

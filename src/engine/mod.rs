@@ -79,7 +79,7 @@ use tokio::sync::{Notify, oneshot};
 
 /// How long a caller waits to be told what came of a write on a database that nodes
 /// share. Longer than the store needs to find out while that answers.
-const KNOWN: std::time::Duration = std::time::Duration::from_secs(15);
+const KNOWN: Duration = Duration::from_secs(15);
 
 /// Locks are held for a few operations in memory and never across an await; a
 /// panic under one leaves data that is still whole.

@@ -133,36 +133,11 @@ impl Inner {
 mod tests {
     use super::*;
     use crate::job::{Job, Now, Rules, Spec};
-    use std::collections::BTreeMap;
 
     fn shown(id: u8) -> Shown {
-        let rules = Arc::new(Rules {
-            error_timeout: 1,
-            error_timeout_given: false,
-            response_timeout: None,
-            max_duration: None,
-            expire_at: None,
-            cancel_grace: 1,
-            max_attempts: 1,
-            initial_backoff: 1,
-            max_backoff: 1,
-            multiplier: 1.0,
-        });
+        let rules = Arc::new(Rules::plain());
         let job = Job::new(Arc::clone(&rules), 0, Now { wall: 0, mono: 0, chance: 0.0 });
-        let spec = Arc::new(Spec {
-            display_name: String::new(),
-            labels: BTreeMap::new(),
-            target: "default".into(),
-            method: "GET".into(),
-            route: "/".into(),
-            query: BTreeMap::new(),
-            url: "/".into(),
-            header_names: Vec::new(),
-            priority: 5,
-            rules,
-            merge: None,
-            as_user: false,
-        });
+        let spec = Arc::new(Spec::plain(rules));
         let id = JobId::from_bytes([id; 16]);
         let (created_by, retry_of) = ("".into(), None);
         Arc::new(Frame::new(Record { id, created_at: 0, created_by, retry_of, merged_count: 0, spec, job }))

@@ -214,8 +214,8 @@ impl Engine {
         });
     }
 
-    /// On the writer's side: a new job is durable.
-    fn shows(&self, shown: &Shown) {
+    /// On the writer's side: a new job, or the end of one, is durable.
+    pub(super) fn shows(&self, shown: &Shown) {
         self.recent.put(shown);
         if self.hub.is_watched(shown.subject.id) {
             self.hub.publish(shown);

@@ -126,44 +126,18 @@ mod tests {
         job::{Job, JobId, Now, Record, Rules, Signal, Spec},
         store::AttemptRow,
     };
-    use std::collections::BTreeMap;
 
     fn at(mono: u64) -> Now {
         Now { wall: 1_700_000_000_000, mono, chance: 0.5 }
     }
 
     fn running(number: u8) -> Arc<Live> {
-        let rules = Arc::new(Rules {
-            error_timeout: 60_000,
-            error_timeout_given: false,
-            response_timeout: Some(3_600_000),
-            max_duration: None,
-            expire_at: None,
-            cancel_grace: 10_000,
-            max_attempts: 1,
-            initial_backoff: 1_000,
-            max_backoff: 60_000,
-            multiplier: 2.0,
-        });
+        let rules = Arc::new(Rules::plain());
         let mut job = Job::new(Arc::clone(&rules), at(0).wall, at(0));
         job.apply(Event::Claim, at(0)).expect("claimed");
-        let spec = Spec {
-            display_name: String::new(),
-            labels: BTreeMap::new(),
-            target: "default".into(),
-            method: "GET".into(),
-            route: "/".into(),
-            query: BTreeMap::new(),
-            url: "/".into(),
-            header_names: Vec::new(),
-            priority: 5,
-            rules,
-            merge: None,
-            as_user: false,
-        };
         let record = Record {
             id: JobId::new(at(0).wall, [number; 10]),
-            spec: Arc::new(spec),
+            spec: Arc::new(Spec::plain(rules)),
             created_at: at(0).wall,
             created_by: "".into(),
             retry_of: None,

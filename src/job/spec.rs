@@ -103,3 +103,43 @@ impl std::fmt::Debug for Payload {
         f.write_str("Payload(redacted)")
     }
 }
+
+#[cfg(test)]
+impl Rules {
+    /// Those that callers get who say nothing.
+    pub(crate) fn plain() -> Self {
+        Self {
+            error_timeout: 60_000,
+            error_timeout_given: false,
+            response_timeout: Some(3_600_000),
+            max_duration: None,
+            expire_at: None,
+            cancel_grace: 10_000,
+            max_attempts: 1,
+            initial_backoff: 1_000,
+            max_backoff: 60_000,
+            multiplier: 2.0,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Spec {
+    /// That of a caller who says nothing.
+    pub(crate) fn plain(rules: Arc<Rules>) -> Self {
+        Self {
+            display_name: String::new(),
+            labels: BTreeMap::new(),
+            target: "default".into(),
+            method: "GET".into(),
+            route: "/".into(),
+            query: BTreeMap::new(),
+            url: "/".into(),
+            header_names: Vec::new(),
+            priority: 5,
+            rules,
+            merge: None,
+            as_user: false,
+        }
+    }
+}

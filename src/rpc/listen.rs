@@ -291,9 +291,9 @@ struct Begun<T> {
     stream: T,
     first: [u8; PREFACE.len()],
     /// Those of them that have come.
-    came: u8,
+    came: usize,
     /// Those of them that were read again.
-    given: u8,
+    given: usize,
 }
 
 impl<T: AsyncRead + Unpin> Begun<T> {
@@ -307,7 +307,7 @@ impl<T: AsyncRead + Unpin> Begun<T> {
                 more => came += more,
             }
         }
-        Ok(Self { stream, first, came: u8::try_from(came).unwrap_or(u8::MAX), given: 0 })
+        Ok(Self { stream, first, came, given: 0 })
     }
 }
 
@@ -317,13 +317,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Begun<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let (given, came) = (usize::from(self.given), usize::from(self.came));
-        if given == came {
+        if self.given == self.came {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
-        let until = came.min(given + buf.remaining());
-        buf.put_slice(&self.first[given..until]);
-        self.given = u8::try_from(until).unwrap_or(u8::MAX);
+        let until = self.came.min(self.given + buf.remaining());
+        buf.put_slice(&self.first[self.given..until]);
+        self.given = until;
         Poll::Ready(Ok(()))
     }
 }

@@ -13,12 +13,9 @@
 //! and there are few of them: rows are filled up to the next power of two, with rows
 //! that are NULL and that a statement passes over.
 
-use super::{
-    database::Database,
-    entity::{attempt, job, job_label, job_request, job_text, start_key},
-    error,
-    write::Rows,
-};
+mod columns;
+
+use super::{database::Database, entity::job, error, write::Rows};
 use sea_orm::{DbErr, RuntimeErr};
 use sqlx::{
     Arguments as _, AssertSqlSafe, Executor as _, Sqlite, encode::Encode, pool::PoolConnection,
@@ -317,11 +314,7 @@ impl Batch {
     ) {
         if self.insert((table, columns), full, rows, bind) {
             self.text.pop();
-            let (key, others) = columns.split_at(key);
-            self.text.push_str(" ON CONFLICT (");
-            list(&mut self.text, key, |text, column| text.push_str(column));
-            self.text.push_str(") DO UPDATE SET ");
-            list(&mut self.text, others, |text, column| push(text, &[column, " = excluded.", column]));
+            overwrite(&mut self.text, columns, key);
             self.text.push(';');
         }
     }
@@ -346,11 +339,7 @@ impl Batch {
         }
         // Rows that fill up have the id of none.
         self.text.push_str(r#") UPDATE OR ROLLBACK "job" AS j SET "#);
-        list(&mut self.text, columns, |text, column| match column {
-            // The value says whether it goes.
-            "merge_key" => text.push_str("merge_key = CASE WHEN v.merge_key THEN NULL ELSE j.merge_key END"),
-            column => push(text, &[column, " = v.", column]),
-        });
+        assign(&mut self.text, columns);
         self.text.push_str(" FROM v WHERE j.id = v.id AND j.revision = v.from_revision;");
         // An overflow, which is an error, if that was not all of them.
         self.text.push_str("SELECT 1 WHERE abs(-9223372036854775807 - (changes() <> ?)) = 0;");
@@ -366,107 +355,6 @@ impl Batch {
         if self.rows(1, full, before, jobs, |batch, job| batch.add(job.id.as_slice())) > 0 {
             self.text.push_str(");");
         }
-    }
-
-    fn new_job(&mut self, job: &job::Model) {
-        self.add(job.id.as_slice());
-        for number in [job.state, job.revision, job.attempt, job.progress] {
-            self.add(number);
-        }
-        for at in [job.created_at, job.scheduled_at, job.updated_at, job.changed_at] {
-            self.add(at);
-        }
-        self.add(job.give_up_at);
-        self.add(job.cancel_requested);
-        self.add(job.merged_count);
-        self.add(job.merge_key.as_deref());
-        self.add(job.target.as_str());
-        self.add(job.priority);
-        self.add(job.created_by.as_str());
-    }
-
-    fn request(&mut self, request: &job_request::Model) {
-        self.add(request.job_id.as_slice());
-        self.add(request.retry_of.as_deref());
-        self.add(request.route.as_str());
-        self.add(request.spec.as_str());
-        self.add(request.root_id.as_slice());
-        self.add(request.sealed.as_slice());
-        self.add(request.credentials.as_deref());
-    }
-
-    fn label(&mut self, label: &job_label::Model) {
-        self.add(label.job_id.as_slice());
-        self.add(label.name.as_str());
-        self.add(label.value.as_str());
-        self.add(label.created_at);
-    }
-
-    fn key(&mut self, key: &start_key::Model) {
-        self.add(key.caller.as_str());
-        self.add(key.key_hash.as_slice());
-        self.add(key.job_id.as_slice());
-        self.add(key.request_hash.as_slice());
-    }
-
-    fn from(&mut self, from: i64, job: &job::Model) {
-        self.add(job.id.as_slice());
-        self.add(from);
-    }
-
-    /// In the order of [`PROGRESS`].
-    fn progress(&mut self, job: &job::Model) {
-        self.add(job.revision);
-        self.add(job.progress);
-        self.add(job.done);
-        self.add(job.total);
-        self.add(job.unit.as_deref());
-        self.add(job.stage.as_deref());
-        self.add(job.updated_at);
-        self.add(job.changed_at);
-    }
-
-    /// The rest of [`CHANGED`].
-    fn state(&mut self, job: &job::Model, closed: bool) {
-        self.add(job.state);
-        self.add(job.attempt);
-        self.add(job.owner.as_deref());
-        self.add(job.scheduled_at);
-        for at in [job.started_at, job.ended_at, job.give_up_at] {
-            self.add(at);
-        }
-        self.add(job.cancel_requested);
-        self.add(job.failure_reason);
-        self.add(job.failure_message.as_deref());
-        self.add(job.failure_status);
-        self.add(closed);
-    }
-
-    fn attempt(&mut self, attempt: &attempt::Model) {
-        self.add(attempt.job_id.as_slice());
-        self.add(attempt.attempt);
-        self.add(attempt.node.as_str());
-        self.add(attempt.claimed_at);
-        self.add(attempt.sent_at);
-        self.add(attempt.reported);
-        self.add(attempt.ended_at);
-        self.add(attempt.http_status);
-        self.add(attempt.failure_reason);
-        self.add(attempt.failure_message.as_deref());
-        self.add(attempt.last_sequence);
-        self.add(attempt.end_sequence);
-        self.add(attempt.end_hash.as_deref());
-    }
-
-    fn job_text(&mut self, text: &job_text::Model) {
-        self.add(text.job_id.as_slice());
-        self.add(text.attempt);
-        self.add(text.text.as_deref());
-        self.add(text.text_written);
-        self.add(text.text_truncated);
-        self.add(text.result_type.as_deref());
-        self.add(text.result.as_deref());
-        self.add(text.result_truncated);
     }
 }
 
@@ -485,15 +373,35 @@ pub(super) fn is_new(job: &job::Model) -> bool {
         && job.failure_status.is_none()
 }
 
-fn push(text: &mut String, parts: &[&str]) {
+/// All of these after each other.
+pub(super) fn push(text: &mut String, parts: &[&str]) {
     parts.iter().for_each(|part| text.push_str(part));
 }
 
-fn list(text: &mut String, columns: &[&str], write: impl Fn(&mut String, &str)) {
+/// The columns, each as it is to be written.
+pub(super) fn list(text: &mut String, columns: &[&str], write: impl Fn(&mut String, &str)) {
     for (place, column) in columns.iter().enumerate() {
         if place > 0 {
             text.push_str(", ");
         }
         write(text, column);
     }
+}
+
+/// What becomes of a row whose key, the first `key` columns, is there already.
+pub(super) fn overwrite(text: &mut String, columns: &[&str], key: usize) {
+    let (key, others) = columns.split_at(key);
+    text.push_str(" ON CONFLICT (");
+    list(text, key, |text, column| text.push_str(column));
+    text.push_str(") DO UPDATE SET ");
+    list(text, others, |text, column| push(text, &[column, " = excluded.", column]));
+}
+
+/// Columns of a job `j` from a row `v` with as many.
+pub(super) fn assign(text: &mut String, columns: &[&str]) {
+    list(text, columns, |text, column| match column {
+        // The value says whether it goes.
+        "merge_key" => text.push_str("merge_key = CASE WHEN v.merge_key THEN NULL ELSE j.merge_key END"),
+        column => push(text, &[column, " = v.", column]),
+    });
 }

@@ -69,6 +69,17 @@ impl OwnDatabase {
         format!("{base}/{}", self.name)
     }
 
+    /// Host and port of its server.
+    pub fn address(&self) -> &str {
+        let (_, host) = self.server.rsplit_once('@').expect("a user in the address");
+        host.split('/').next().expect("a host")
+    }
+
+    /// Its address through a proxy of the server.
+    pub fn url_at(&self, proxy: std::net::SocketAddr) -> String {
+        self.url_through(&self.server.replacen(self.address(), &proxy.to_string(), 1))
+    }
+
     /// A connection beside those of backjob.
     pub async fn beside(&self) -> DatabaseConnection {
         connected(&self.url()).await

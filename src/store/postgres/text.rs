@@ -1,7 +1,9 @@
 //! The text of a transaction, and its values.
 
 use crate::store::{
-    batch::{ATTEMPT, CHANGED, KEY, LABEL, NEW, PROGRESS, REQUEST, TEXT, is_new},
+    batch::{
+        ATTEMPT, CHANGED, KEY, LABEL, NEW, PROGRESS, REQUEST, TEXT, assign, is_new, list, overwrite, push,
+    },
     entity::{job, job_label, job_request, start_key},
     shared::Mark,
     write::Rows,
@@ -96,7 +98,7 @@ impl Batch {
     }
 
     fn push(&mut self, parts: &[&str]) {
-        parts.iter().for_each(|part| self.text.push_str(part));
+        push(&mut self.text, parts);
     }
 
     /// A value, and its place in the text.
@@ -123,17 +125,8 @@ impl Batch {
         self.array(values);
     }
 
-    fn list(&mut self, columns: &[&str], write: impl Fn(&mut Self, &str)) {
-        for (place, column) in columns.iter().enumerate() {
-            if place > 0 {
-                self.text.push_str(", ");
-            }
-            write(self, column);
-        }
-    }
-
     fn names(&mut self, columns: &[&str]) {
-        self.list(columns, |batch, column| batch.text.push_str(column));
+        list(&mut self.text, columns, |text, column| text.push_str(column));
     }
 
     /// Whether all is as was thought.
@@ -207,11 +200,7 @@ impl Batch {
             return;
         }
         self.insert(part, (table, columns), |batch| bind(batch, rows));
-        let (key, others) = columns.split_at(key);
-        self.push(&[" ON CONFLICT ("]);
-        self.names(key);
-        self.push(&[") DO UPDATE SET "]);
-        self.list(others, |batch, column| batch.push(&[column, " = excluded.", column]));
+        overwrite(&mut self.text, columns, key);
         self.push(&[")"]);
     }
 
@@ -227,11 +216,7 @@ impl Batch {
             return;
         }
         self.push(&[", ", part, r#" AS (UPDATE "job" AS j SET "#]);
-        self.list(columns, |batch, column| match column {
-            // The value says whether it goes.
-            "merge_key" => batch.push(&["merge_key = CASE WHEN v.merge_key THEN NULL ELSE j.merge_key END"]),
-            column => batch.push(&[column, " = v.", column]),
-        });
+        assign(&mut self.text, columns);
         self.push(&[" FROM unnest("]);
         self.array(changes.iter().map(|change| change.job.id.as_slice()));
         self.column(changes.iter().map(|change| change.from));

@@ -37,11 +37,10 @@ struct Proxy {
 }
 
 impl Proxy {
-    async fn new(server: &str, tasks: &Tasks) -> Self {
+    async fn new(database: &OwnDatabase, tasks: &Tasks) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let address = listener.local_addr().expect("an address");
-        let server =
-            server.rsplit('@').next().and_then(|rest| rest.split('/').next()).expect("a host").to_owned();
+        let server = database.address().to_owned();
         let mode = Arc::new(AtomicU8::new(PASS));
         let incarnation = Arc::new(OnceLock::new());
         let (modes, own, more) = (Arc::clone(&mode), Arc::clone(&incarnation), tasks.clone());
@@ -61,21 +60,13 @@ impl Proxy {
         Self { address, mode, incarnation }
     }
 
-    /// The address of a database, through here.
-    fn url(&self, database: &OwnDatabase) -> String {
-        let url = database.url();
-        let (before, rest) = url.rsplit_once('@').expect("a user");
-        let (_, name) = rest.split_once('/').expect("a database");
-        format!("{before}@{}/{name}", self.address)
-    }
-
     fn set(&self, mode: u8) {
         self.mode.store(mode, Ordering::SeqCst);
     }
 
     /// A store through here.
     async fn open(&self, database: &OwnDatabase) -> Store {
-        let store = open(options(self.url(database))).await;
+        let store = open(options(database.url_at(self.address))).await;
         self.incarnation.set(store.incarnation()).expect("one store a proxy");
         store
     }
@@ -137,7 +128,7 @@ fn joining(n: i64) -> Write {
 async fn a_commit_that_breaks_off_is_looked_up_and_never_guessed() {
     on_servers(async |database| {
         let tasks = Tasks::default();
-        let proxy = Proxy::new(&database.url(), &tasks).await;
+        let proxy = Proxy::new(database, &tasks).await;
         let store = proxy.open(database).await;
         assert_eq!(write(&store, joining(1)).await, Ok(Outcome::Done));
         let joined = Ok(Outcome::Existing(Existing::Joined(job(1).id)));
@@ -170,7 +161,7 @@ async fn a_commit_that_breaks_off_is_looked_up_and_never_guessed() {
 async fn a_server_that_is_away_is_told_of_and_healed_from() {
     on_servers(async |database| {
         let tasks = Tasks::default();
-        let proxy = Proxy::new(&database.url(), &tasks).await;
+        let proxy = Proxy::new(database, &tasks).await;
         let store = proxy.open(database).await;
         added(&store, job(1)).await;
         proxy.set(AWAY);

@@ -96,12 +96,10 @@ async fn goes_away_and_comes_back(how: Way) {
         ("jobs.cancel_grace", "1s"),
     ];
     let (mut nodes, addresses) = listening(&settings).await;
-    let url = nodes.setups[0].database.as_ref().expect("a database").url();
-    let (before, rest) = url.rsplit_once('@').expect("a user");
-    let (server, name) = rest.split_once('/').expect("a database");
-    let road = Road::to(server.to_owned()).await;
+    let database = Arc::clone(nodes.setups[0].database.as_ref().expect("a database"));
+    let road = Road::to(database.address().to_owned()).await;
     for node in 0..3 {
-        nodes.set(node, "database.url", &format!("{before}@{}/{name}", road.address));
+        nodes.set(node, "database.url", &database.url_at(road.address));
     }
     let running = join_all((0..3).map(|node| nodes.process(node))).await;
     // One job is followed through all of it, where it runs.
