@@ -20,6 +20,13 @@ pub const COMPONENTS: [&str; 8] = [
     "backjob-report-token",
 ];
 
+/// The same as they stand in `Signature-Input`.
+#[cfg(feature = "server")]
+pub const NAMES: &str = concat!(
+    r#""@method" "@path" "@query" "content-digest" "backjob-job-id" "backjob-attempt" "#,
+    r#""backjob-report-url" "backjob-report-token""#,
+);
+
 /// `Content-Digest` of a body (RFC 9530, sha-256).
 pub fn content_digest(body: &[u8]) -> String {
     format!("sha-256=:{}:", STANDARD.encode(Sha256::digest(body)))

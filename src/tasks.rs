@@ -43,6 +43,8 @@ impl Tasks {
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default() += 1;
         let counted = Counted { name, running: Arc::clone(&self.running) };
+        // On its own: what follows moves it a few times, and some are large.
+        let task = Box::pin(task);
         let task = async move {
             let _counted = counted;
             task.await;

@@ -10,8 +10,8 @@
 //! closer.
 //!
 //! To read a text costs SQLite as much as to carry it out. So texts are kept prepared,
-//! and there are few of them: rows are filled up to the next power of two, with rows
-//! that are NULL and that a statement passes over.
+//! and there are few of them: rows are filled up to the next of a few numbers, with
+//! rows that are NULL and that a statement passes over.
 
 mod columns;
 
@@ -100,9 +100,11 @@ pub(super) const TEXT: &[&str] = &[
     "result_truncated",
 ];
 
-/// Writes in a text that is filled up and kept prepared; more of them are rare, and
-/// then to read the text is the smaller part.
-const KEPT: usize = 64;
+/// How many rows a statement has, in a text that is filled up and kept prepared. More of
+/// them are rare, and a prepared text of many rows takes hundreds of KiB.
+const FULL: [usize; 6] = [1, 4, 16, 32, 64, 128];
+/// The last of them.
+const MOST: usize = FULL[FULL.len() - 1];
 /// Texts of a connection that are kept: each takes some KiB.
 pub(super) const TEXTS: usize = 64;
 
@@ -148,7 +150,7 @@ impl Kept {
             },
         };
         let text = db.place(batch.text);
-        let query = sqlx::query_with(AssertSqlSafe(text), batch.values).persistent(writes.len() <= KEPT);
+        let query = sqlx::query_with(AssertSqlSafe(text), batch.values).persistent(batch.filled);
         let written = match connection.execute(query).await {
             Ok(_) => Written::All,
             Err(error) => {
@@ -182,7 +184,7 @@ impl Batch {
             values: SqliteArguments::default(),
             bound: 0,
             too_large: false,
-            filled: writes.len() <= KEPT,
+            filled: true,
         };
         batch.values.reserve(writes.len() * 40, 0);
         let (mut new, mut reported, mut changed) = (Vec::new(), Vec::new(), Vec::new());
@@ -200,6 +202,7 @@ impl Batch {
                 Rows::Insert { .. } | Rows::Delete(_) | Rows::Reseal { .. } => return None,
             }
         }
+        batch.filled = [new.len(), reported.len(), changed.len()].iter().all(|rows| *rows <= MOST);
         batch.text.push_str("BEGIN IMMEDIATE;");
         let (begin, change) = (batch.full(new.len()), batch.full(reported.len()) + batch.full(changed.len()));
         batch.insert(("job", NEW), begin, new.iter().map(|(job, ..)| *job), Self::new_job);
@@ -227,7 +230,7 @@ impl Batch {
         batch.replace(("attempt", ATTEMPT), 2, change, attempts, Self::attempt);
         let texts = reported.iter().filter_map(|(_, _, text, _)| text.as_ref());
         let texts = texts.chain(changed.iter().filter_map(|(.., text, _)| text.as_ref()));
-        batch.replace(("job_text", TEXT), 1, batch.full(texts.clone().count()), texts, Self::job_text);
+        batch.replace(("job_text", TEXT), 1, change, texts, Self::job_text);
         batch
             .wipe(changed.iter().filter(|(_, _, _, wipe, ..)| *wipe).map(|(_, job, ..)| *job), changed.len());
         batch.text.push_str("COMMIT");
@@ -242,7 +245,10 @@ impl Batch {
 
     /// How many rows so many are filled up to.
     fn full(&self, rows: usize) -> usize {
-        if self.filled && rows > 0 { rows.next_power_of_two() } else { rows }
+        if !self.filled || rows == 0 {
+            return rows;
+        }
+        FULL.into_iter().find(|full| *full >= rows).unwrap_or(rows.next_multiple_of(MOST))
     }
 
     /// `(?, …), …` for rows of `columns` values, and of NULLs after them until there

@@ -194,7 +194,7 @@ impl Writer {
         }
         if let Some(mark) = self.mark {
             let health = Arc::clone(&self.health);
-            let result = watched(&health, self.commit_shared(rows, mark)).await;
+            let result = watched(&health, Box::pin(self.commit_shared(rows, mark))).await;
             self.heal(result.as_ref().err());
             return result;
         }
@@ -222,7 +222,7 @@ impl Writer {
         }
         self.kept.release();
         let root = (!self.root_known).then(|| (self.root, self.clock.wall()));
-        let result = watched(&self.health, commit(&self.db, rows, root, None)).await.map_err(Error::from);
+        let result = watched(&self.health, Box::pin(commit(&self.db, rows, root, None))).await.map_err(Error::from);
         if result.is_ok() {
             let made = |(rows, outcome): (&Rows, &Outcome)| {
                 matches!(rows, Rows::Insert { .. }) && *outcome == Outcome::Done

@@ -1,7 +1,7 @@
 //! Signs a trigger: RFC 9421 over the components of `signature.rs`,
 //! RFC 9530 over the body.
 
-use crate::signature::{COMPONENTS, LABEL, NoBase, base, byte_sequence, content_digest, mac};
+use crate::signature::{COMPONENTS, LABEL, NAMES, NoBase, base, byte_sequence, content_digest, mac};
 use hmac::Mac as _;
 use http::{HeaderMap, HeaderValue};
 
@@ -40,9 +40,8 @@ pub fn sign(
     insert(headers, "content-digest", content_digest(body))?;
     let Signer { key, keyid, created, nonce } = signer;
     let expires = created.saturating_add(LIFETIME);
-    let names = COMPONENTS.map(|name| format!("\"{name}\"")).join(" ");
     let params = format!(
-        "({names});created={created};expires={expires};nonce=\"{nonce}\";keyid=\"{keyid}\";alg=\"hmac-sha256\""
+        "({NAMES});created={created};expires={expires};nonce=\"{nonce}\";keyid=\"{keyid}\";alg=\"hmac-sha256\""
     );
     let base = base(COMPONENTS, method, path, query, headers, &params)?;
     let signature = byte_sequence(&mac(key, base.as_bytes()).finalize().into_bytes());

@@ -42,7 +42,10 @@ pub struct Threads {
 impl Threads {
     /// As the service makes its runtime, so that both are alike.
     fn runtime(self) -> Result<tokio::runtime::Runtime, Fault> {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let mut builder = match self.threads {
+            1 => tokio::runtime::Builder::new_current_thread(),
+            _ => tokio::runtime::Builder::new_multi_thread(),
+        };
         if self.threads > 0 {
             builder.worker_threads(self.threads);
         }

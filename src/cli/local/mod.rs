@@ -97,6 +97,11 @@ fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Fault> {
         0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1)),
         threads => threads,
     };
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let mut builder = match threads {
+        // By itself it need not look for others: a tenth less CPU a call.
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    // Of those that work alone there is one, whatever is asked for.
     builder.worker_threads(threads).enable_all().build().map_err(Fault::new)
 }
