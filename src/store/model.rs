@@ -333,6 +333,7 @@ impl Store {
             kept: Kept::default(),
             at_once: None,
             answered: 0,
+            ahead: false,
             queue: receiver,
             batch: options.batch.max(1),
             health: Arc::clone(&health),

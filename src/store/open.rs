@@ -29,7 +29,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::mpsc;
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::mpsc,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Connections that read.
@@ -88,6 +91,7 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
         queue: receiver,
         batch: options.batch.max(1),
         answered: 0,
+        ahead: server.is_some() && Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread,
         health: Arc::clone(&health),
         closing: closing.clone(),
         clock: Arc::clone(&clock),

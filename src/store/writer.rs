@@ -24,8 +24,9 @@ use crate::{clock::Clock, job::JobId, secret::RootId};
 use sea_orm::{ConnectionTrait as _, DbErr, RuntimeErr};
 use std::{
     collections::{HashSet, VecDeque},
-    future::Future,
+    future::{Future, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -70,6 +71,10 @@ pub(super) struct Writer {
     pub batch: usize,
     /// How many the last transaction had.
     pub answered: usize,
+    /// Whether a server is given the next transaction before those of the last are told.
+    /// Of several threads others tell meanwhile, and it would only make transactions
+    /// smaller.
+    pub ahead: bool,
     pub health: Arc<Health>,
     /// Fires when nothing more is taken.
     pub closing: CancellationToken,
@@ -93,7 +98,14 @@ impl Writer {
         while self.gather(&mut taken).await {
             let set = self.distinct(&mut taken);
             self.answered = set.len();
-            self.write(set).await;
+            let mut told = self.write(set).await;
+            // So that the server works while they are answered.
+            while self.is_enough(&mut taken) {
+                let set = self.distinct(&mut taken);
+                self.answered = set.len();
+                told = first(self.write(set), || told.tell()).await;
+            }
+            told.tell();
             // Who was just told may have more to write: let it join the next
             // transaction instead of the one after. What follows a single write, the
             // claim after a Start, is written at once, and so is half as much as was
@@ -128,6 +140,12 @@ impl Writer {
                 () = health.worse(), if healthy => {} // a read failed: from now on it is tried
             }
         }
+        self.take(taken);
+        true
+    }
+
+    /// Takes all there is, without waiting.
+    fn take(&mut self, taken: &mut VecDeque<Item>) {
         // Beyond one batch only what had to wait for the job's earlier writes.
         while taken.len() < self.batch.saturating_mul(2) {
             match self.queue.try_recv() {
@@ -135,7 +153,16 @@ impl Writer {
                 Err(_) => break,
             }
         }
-        true
+    }
+
+    /// Takes what came meanwhile; whether that is enough for a transaction that is sent
+    /// before those of the last are told.
+    fn is_enough(&mut self, taken: &mut VecDeque<Item>) -> bool {
+        if !self.ahead || self.closing.is_cancelled() {
+            return false;
+        }
+        self.take(taken);
+        taken.len() >= SMALL
     }
 
     /// The first `batch` writes with an id each, up to [`MOST_BYTES`]; later ones
@@ -162,8 +189,9 @@ impl Writer {
         set
     }
 
-    async fn write(&mut self, set: Vec<Item>) {
-        let (mut rows, told): (Vec<Rows>, Vec<_>) =
+    /// What came of each.
+    async fn write(&mut self, set: Vec<Item>) -> Told {
+        let (mut rows, to): (Vec<Rows>, Vec<_>) =
             set.into_iter().map(|item| (item.rows, (item.id, item.done))).unzip();
         match self.commit(&mut rows).await {
             Ok(outcomes) => {
@@ -171,18 +199,19 @@ impl Writer {
                 // In a transaction new jobs and joins come before changes: so are they
                 // told, that the end of a job is shown with all who joined it.
                 let starts = rows.iter().map(|rows| matches!(rows, Rows::Insert { .. }));
-                let told = told.into_iter().zip(outcomes).zip(starts);
+                let told = to.into_iter().zip(outcomes).zip(starts);
                 let (first, then): (Vec<_>, Vec<_>) = told.partition(|(_, starts)| *starts);
-                first.into_iter().chain(then).for_each(|((to, outcome), _)| tell(to, Ok(outcome)));
+                Told(first.into_iter().chain(then).map(|((to, outcome), _)| (to, Ok(outcome))).collect())
             }
             Err(Error::Refused(_)) if rows.len() > 1 => {
-                for (rows, to) in rows.chunks_mut(1).zip(told) {
+                for (rows, to) in rows.chunks_mut(1).zip(to) {
                     let result = self.commit(rows).await.map(|outcomes| outcomes[0]);
                     self.notices.gather(rows.iter().zip(&result));
-                    tell(to, result);
+                    tell(to, result); // at once: the next may take as long
                 }
+                Told::default()
             }
-            Err(error) => told.into_iter().for_each(|to| tell(to, Err(error.clone()))),
+            Err(error) => Told(to.into_iter().map(|to| (to, Err(error.clone()))).collect()),
         }
     }
 
@@ -223,7 +252,8 @@ impl Writer {
         }
         self.kept.release();
         let root = (!self.root_known).then(|| (self.root, self.clock.wall()));
-        let result = watched(&self.health, Box::pin(commit(&self.db, rows, root, None))).await.map_err(Error::from);
+        let result =
+            watched(&self.health, Box::pin(commit(&self.db, rows, root, None))).await.map_err(Error::from);
         if result.is_ok() {
             let made = |(rows, outcome): (&Rows, &Outcome)| {
                 matches!(rows, Rows::Insert { .. }) && *outcome == Outcome::Done
@@ -294,6 +324,30 @@ const SMALL: usize = 16;
 /// answered and comes again, instead of all of them waiting for it and it for them.
 fn half(writing: usize) -> usize {
     writing.div_ceil(2).max(SMALL)
+}
+
+/// What came of writes, still to be told to those who handed them in.
+#[derive(Default)]
+struct Told(Vec<((JobId, Done), Result<Outcome, Error>)>);
+
+impl Told {
+    fn tell(self) {
+        self.0.into_iter().for_each(|(to, result)| tell(to, result));
+    }
+}
+
+/// Begins `work`, then does `meanwhile`, then waits for the work.
+async fn first<T>(work: impl Future<Output = T>, meanwhile: impl FnOnce()) -> T {
+    let mut work = pin!(work);
+    let mut meanwhile = Some(meanwhile);
+    poll_fn(|context| {
+        let polled = work.as_mut().poll(context);
+        if let Some(meanwhile) = meanwhile.take() {
+            meanwhile();
+        }
+        polled
+    })
+    .await
 }
 
 /// Says so if it takes long, and waits on.

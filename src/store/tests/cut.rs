@@ -7,7 +7,8 @@ use std::{
     net::SocketAddr,
     sync::{
         OnceLock,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicUsize, Ordering},
+        mpsc,
     },
     time::Duration,
 };
@@ -32,6 +33,9 @@ const START: &[u8] = b"START TRANSACTION";
 struct Proxy {
     address: SocketAddr,
     mode: Arc<AtomicU8>,
+    /// How many commits are let through before one is cut, and how many came.
+    spared: Arc<AtomicUsize>,
+    came: Arc<AtomicUsize>,
     /// The store's: a statement outside a transaction that writes it down commits, too.
     incarnation: Arc<OnceLock<[u8; 16]>>,
 }
@@ -43,21 +47,24 @@ impl Proxy {
         let server = database.address().to_owned();
         let mode = Arc::new(AtomicU8::new(PASS));
         let incarnation = Arc::new(OnceLock::new());
+        let (spared, came) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let counts = (Arc::clone(&spared), Arc::clone(&came));
         let (modes, own, more) = (Arc::clone(&mode), Arc::clone(&incarnation), tasks.clone());
         tasks.spawn("proxy", async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (server, mode, own) = (server.clone(), Arc::clone(&modes), Arc::clone(&own));
+                let counts = counts.clone();
                 more.spawn("proxied", async move {
                     if mode.load(Ordering::SeqCst) == AWAY {
                         return;
                     }
                     if let Ok(server) = TcpStream::connect(server).await {
-                        let _ = through(client, server, &mode, &own).await;
+                        let _ = through(client, server, &mode, &counts, &own).await;
                     }
                 });
             }
         });
-        Self { address, mode, incarnation }
+        Self { address, mode, spared, came, incarnation }
     }
 
     fn set(&self, mode: u8) {
@@ -80,6 +87,7 @@ async fn through(
     mut client: TcpStream,
     mut server: TcpStream,
     mode: &AtomicU8,
+    (spared, came): &(Arc<AtomicUsize>, Arc<AtomicUsize>),
     own: &OnceLock<[u8; 16]>,
 ) -> std::io::Result<()> {
     let (mut up, mut down) = (vec![0; 1 << 16], vec![0; 1 << 16]);
@@ -94,7 +102,9 @@ async fn through(
                 let says = |what: &[u8]| bytes.windows(what.len()).any(|part| part == what);
                 in_transaction |= says(BEGIN) || says(START);
                 let commits = says(COMMIT);
-                if commits || !in_transaction && own.get().is_some_and(|own| says(own)) {
+                if (commits || !in_transaction && own.get().is_some_and(|own| says(own)))
+                    && came.fetch_add(1, Ordering::SeqCst) >= spared.load(Ordering::SeqCst)
+                {
                     // Once: what follows gets through.
                     if mode.compare_exchange(BEFORE, PASS, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
                         return Ok(());
@@ -204,6 +214,137 @@ async fn a_server_that_is_away_is_told_of_and_healed_from() {
         assert_eq!(store.records(&[job(3).id, job(4).id], false).await.expect("read").len(), 1);
         store.close().await;
         tasks.stop().cancel();
+    })
+    .await;
+}
+
+/// What is done when a write is told.
+type Then = Box<dyn FnOnce() + Send>;
+
+/// What becomes of each write, all of which wait for the writer together.
+async fn together(store: &Store, writes: Vec<(Write, Then)>) -> Vec<Result<Outcome, Error>> {
+    let mut outcomes = Vec::with_capacity(writes.len());
+    for (write, then) in writes {
+        let (told, outcome) = oneshot::channel();
+        let done = move |result| {
+            then();
+            let _ = told.send(result);
+        };
+        // There is room: the writer, a task of the same thread, has no turn in between.
+        store.reserve().await.expect("open").write(write, Box::new(done));
+        outcomes.push(outcome);
+    }
+    let mut results = Vec::with_capacity(outcomes.len());
+    for outcome in outcomes {
+        results.push(outcome.await.expect("told"));
+    }
+    results
+}
+
+fn nothing() -> Then {
+    Box::new(|| {})
+}
+
+/// Sixty jobs, and behind them the claim of the first.
+fn sixty_and_a_claim(from: i64) -> (Vec<(Write, Then)>, Record) {
+    let mut writes: Vec<(Write, Then)> = (from..from + 60).map(|n| (insert(&job(n)), nothing())).collect();
+    let mut record = job(from);
+    let revision = record.job.revision;
+    record.job.apply(Event::Claim, at(NOW + from + 200)).expect("claimed");
+    let attempt = Some(claimed(&record));
+    let claim = Update { from: revision, record: record.clone(), text: true, attempt };
+    writes.push((Write::Update(Box::new(claim)), nothing()));
+    (writes, record)
+}
+
+#[tokio::test]
+async fn the_next_transaction_is_on_its_way_before_those_of_the_last_are_told() {
+    let Some(database) = OwnDatabase::on(ServerKind::Postgres).await else { return };
+    let tasks = Tasks::default();
+    let elsewhere = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let elsewhere = elsewhere.expect("a runtime");
+    let proxy = {
+        let _there = elsewhere.enter();
+        Proxy::new(&database, &tasks).await
+    };
+    let store = proxy.open(&database).await;
+    // A statement that is new to a connection goes there in two steps.
+    together(&store, sixty_and_a_claim(1).0).await;
+    let before = proxy.came.load(Ordering::SeqCst);
+    let (mut writes, claimed) = sixty_and_a_claim(101);
+    let (came, (say, said)) = (Arc::clone(&proxy.came), mpsc::channel());
+    // The store's thread stands still in this one: what comes was sent before.
+    writes[0].1 = Box::new(move || {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        while came.load(Ordering::SeqCst) < before + 2 && tokio::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let _ = say.send(came.load(Ordering::SeqCst));
+    });
+    let told = together(&store, writes).await;
+    assert!(told.iter().all(|result| *result == Ok(Outcome::Done)), "{told:?}");
+    assert_eq!(said.recv().expect("told"), before + 2, "one half and the other");
+    assert_eq!(one(&store, claimed.id).await.job.revision, claimed.job.revision);
+    store.close().await;
+    tasks.stop().cancel();
+    elsewhere.shutdown_background();
+}
+
+#[tokio::test]
+async fn a_transaction_that_breaks_off_behind_another_is_looked_up_too() {
+    on_servers(async |database| {
+        let tasks = Tasks::default();
+        let proxy = Proxy::new(database, &tasks).await;
+        let store = proxy.open(database).await;
+        for (round, mode) in [BEFORE, AFTER].into_iter().enumerate() {
+            let from = 100 * i64::try_from(round).expect("small");
+            let (writes, claimed) = sixty_and_a_claim(from);
+            let ids: Vec<JobId> = (from..from + 60).map(|n| job(n).id).collect();
+            // One half gets through, the other is cut.
+            proxy.spared.store(proxy.came.load(Ordering::SeqCst) + 1, Ordering::SeqCst);
+            proxy.set(mode);
+            let told = together(&store, writes).await;
+            assert!(told.iter().all(|result| *result == Ok(Outcome::Done)), "{mode}: {told:?}");
+            assert_eq!(proxy.mode(), PASS, "it was cut");
+            assert_eq!(store.records(&ids, false).await.expect("read").len(), ids.len());
+            assert_eq!(one(&store, claimed.id).await.job.revision, claimed.job.revision);
+        }
+        assert!(store.healthy());
+        store.close().await;
+        tasks.stop().cancel();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_that_is_refused_behind_another_fails_alone() {
+    on_servers(async |database| {
+        let store = open(options(database.url())).await;
+        let (mut writes, claimed) = sixty_and_a_claim(1);
+        writes.push((insert(&job(1)), nothing())); // its id is there already
+        let mut told = together(&store, writes).await;
+        assert!(matches!(told.pop(), Some(Err(Error::Refused(_)))));
+        assert!(told.iter().all(|result| *result == Ok(Outcome::Done)), "{told:?}");
+        assert_eq!(one(&store, claimed.id).await.job.revision, claimed.job.revision);
+        store.close().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_store_that_closes_with_one_transaction_behind_another_tells_of_both() {
+    on_servers(async |database| {
+        let store = open(options(database.url())).await;
+        let (mut writes, claimed) = sixty_and_a_claim(1);
+        let closing = store.clone();
+        // While the first half is told the other is on its way.
+        writes[0].1 = Box::new(move || closing.shared.closing.cancel());
+        let told = together(&store, writes).await;
+        assert!(told.iter().all(|result| *result == Ok(Outcome::Done)), "{told:?}");
+        store.close().await;
+        let store = open(options(database.url())).await;
+        assert_eq!(one(&store, claimed.id).await.job.revision, claimed.job.revision);
+        store.close().await;
     })
     .await;
 }

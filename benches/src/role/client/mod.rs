@@ -4,6 +4,7 @@
 mod events;
 mod fan;
 mod feed;
+mod gathered;
 mod gearman;
 mod inserts;
 mod jobs;
@@ -36,7 +37,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// What a database's server is called among the processes.
 pub const DATABASE: &str = "database";
@@ -214,7 +215,7 @@ impl Client {
 
     async fn connect_to(&self, name: &str) -> Result<Channel, Fault> {
         let port = self.ports.get(name).ok_or_else(|| fault(format!("no {name}")))?;
-        Ok(Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?.connect().await?)
+        gathered::connect(*port).await
     }
 
     /// A job of its own: POST to `/ROUTE?TAG`.
