@@ -327,21 +327,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Begun<T> {
     }
 }
 
+/// It does not offer to write from several places at once: then HTTP/2 puts messages of up
+/// to 1 KiB one behind the other and writes all of them with one call of the system. Else
+/// each of more than 256 bytes, a job, takes one of its own.
 impl<T: AsyncWrite + Unpin> AsyncWrite for Begun<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
