@@ -4,6 +4,8 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::HeaderMap;
 use sha2::{Digest as _, Sha256};
+#[cfg(feature = "server")]
+use std::sync::LazyLock;
 
 /// The label of our signature in both headers.
 pub const LABEL: &str = "backjob";
@@ -22,10 +24,7 @@ pub const COMPONENTS: [&str; 8] = [
 
 /// The same as they stand in `Signature-Input`.
 #[cfg(feature = "server")]
-pub const NAMES: &str = concat!(
-    r#""@method" "@path" "@query" "content-digest" "backjob-job-id" "backjob-attempt" "#,
-    r#""backjob-report-url" "backjob-report-token""#,
-);
+pub static NAMES: LazyLock<String> = LazyLock::new(|| COMPONENTS.map(|name| format!("\"{name}\"")).join(" "));
 
 /// `Content-Digest` of a body (RFC 9530, sha-256).
 pub fn content_digest(body: &[u8]) -> String {

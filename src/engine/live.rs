@@ -159,6 +159,17 @@ impl Inner {
         self.commit.is_some()
     }
 
+    /// Whether it is still ours to change, and what was changed before can be stored.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.lost {
+            return Err(taken_over());
+        }
+        if self.failing {
+            return Err(Error::Unavailable("an earlier change is not stored yet".into()));
+        }
+        Ok(())
+    }
+
     /// What callers are shown.
     fn shown(&self) -> &Job {
         self.commit.as_deref().map_or(&self.job, |commit| &commit.before)

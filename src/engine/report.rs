@@ -83,12 +83,7 @@ impl Engine {
                 settled.as_mut().enable();
                 {
                     let mut inner = lock(&live.inner);
-                    if inner.lost {
-                        return Err(taken_over().into());
-                    }
-                    if inner.failing {
-                        return Err(Error::Unavailable("an earlier change is not stored yet".into()).into());
-                    }
+                    inner.check()?;
                     if !inner.committing() {
                         return match inner.apply(self, live, event(report)) {
                             Ok(_) | Err(Refused::Repeat) => Ok(self.acknowledge(live, &mut inner)),

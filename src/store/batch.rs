@@ -173,20 +173,12 @@ struct Batch {
     /// Of the statement that is being written.
     bound: usize,
     too_large: bool,
-    /// Whether rows are filled up.
+    /// Whether rows are filled up, and the text is kept prepared.
     filled: bool,
 }
 
 impl Batch {
     fn of(writes: &[Rows]) -> Option<Self> {
-        let mut batch = Self {
-            text: String::with_capacity(2_048 + 96 * writes.len()),
-            values: SqliteArguments::default(),
-            bound: 0,
-            too_large: false,
-            filled: true,
-        };
-        batch.values.reserve(writes.len() * 40, 0);
         let (mut new, mut reported, mut changed) = (Vec::new(), Vec::new(), Vec::new());
         for write in writes {
             match write {
@@ -202,7 +194,14 @@ impl Batch {
                 Rows::Insert { .. } | Rows::Delete(_) | Rows::Reseal { .. } => return None,
             }
         }
-        batch.filled = [new.len(), reported.len(), changed.len()].iter().all(|rows| *rows <= MOST);
+        let mut batch = Self {
+            text: String::with_capacity(2_048 + 96 * writes.len()),
+            values: SqliteArguments::default(),
+            bound: 0,
+            too_large: false,
+            filled: [new.len(), reported.len(), changed.len()].iter().all(|rows| *rows <= MOST),
+        };
+        batch.values.reserve(writes.len() * 40, 0);
         batch.text.push_str("BEGIN IMMEDIATE;");
         let (begin, change) = (batch.full(new.len()), batch.full(reported.len()) + batch.full(changed.len()));
         batch.insert(("job", NEW), begin, new.iter().map(|(job, ..)| *job), Self::new_job);

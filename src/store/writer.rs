@@ -96,14 +96,15 @@ impl Writer {
         // What was taken, in order; an id may stand in it more than once.
         let mut taken: VecDeque<Item> = VecDeque::new();
         while self.gather(&mut taken).await {
-            let set = self.distinct(&mut taken);
-            self.answered = set.len();
-            let mut told = self.write(set).await;
-            // So that the server works while they are answered.
-            while self.is_enough(&mut taken) {
+            let mut told = Told::default();
+            loop {
                 let set = self.distinct(&mut taken);
                 self.answered = set.len();
+                // So that the server works while those of the last are answered.
                 told = first(self.write(set), || told.tell()).await;
+                if !self.is_enough(&mut taken) {
+                    break;
+                }
             }
             told.tell();
             // Who was just told may have more to write: let it join the next

@@ -40,8 +40,9 @@ pub fn sign(
     insert(headers, "content-digest", content_digest(body))?;
     let Signer { key, keyid, created, nonce } = signer;
     let expires = created.saturating_add(LIFETIME);
+    let names = &*NAMES;
     let params = format!(
-        "({NAMES});created={created};expires={expires};nonce=\"{nonce}\";keyid=\"{keyid}\";alg=\"hmac-sha256\""
+        "({names});created={created};expires={expires};nonce=\"{nonce}\";keyid=\"{keyid}\";alg=\"hmac-sha256\""
     );
     let base = base(COMPONENTS, method, path, query, headers, &params)?;
     let signature = byte_sequence(&mac(key, base.as_bytes()).finalize().into_bytes());

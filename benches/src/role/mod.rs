@@ -5,7 +5,10 @@ pub mod client;
 pub mod echo;
 pub mod gearman;
 
-use crate::{child, fault::Fault};
+use crate::{
+    child,
+    fault::{Fault, fault},
+};
 use std::collections::BTreeMap;
 
 /// What a process of the benchmark is.
@@ -34,22 +37,15 @@ pub enum Role {
 /// Of a process's runtime.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Threads {
-    /// Worker threads; 0 means one a core.
+    /// Worker threads; 0 is the service's default.
     #[arg(long)]
     threads: usize,
 }
 
 impl Threads {
-    /// As the service makes its runtime, so that both are alike.
+    /// The service's, so that both are alike.
     fn runtime(self) -> Result<tokio::runtime::Runtime, Fault> {
-        let mut builder = match self.threads {
-            1 => tokio::runtime::Builder::new_current_thread(),
-            _ => tokio::runtime::Builder::new_multi_thread(),
-        };
-        if self.threads > 0 {
-            builder.worker_threads(self.threads);
-        }
-        Ok(builder.enable_all().build()?)
+        backjob::cli::local::runtime(self.threads).map_err(|error| fault(error.to_string()))
     }
 }
 

@@ -92,7 +92,10 @@ impl Settings {
 
 /// A runtime with this many threads; 0 is one less than there are cores, since the
 /// database has a thread of its own, and one at least.
-fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Fault> {
+///
+/// # Errors
+/// The system refuses a thread or a descriptor.
+pub fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Fault> {
     let threads = match threads {
         0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1)),
         threads => threads,

@@ -49,14 +49,7 @@ impl Engine {
             settled.as_mut().enable();
             {
                 let mut inner = lock(&live.inner);
-                if inner.lost {
-                    return Err(taken_over().into());
-                }
-                if inner.failing {
-                    return Err(Uncommitted::Failed(Error::Unavailable(
-                        "an earlier change is not stored yet".into(),
-                    )));
-                }
+                inner.check()?;
                 if matches!(inner.job.state, State::Scheduled | State::Queued) && !inner.saving {
                     // The attempt ended while we waited: the job is the tables' again.
                     return Err(Refused::StaleAttempt(live.attempt).into());

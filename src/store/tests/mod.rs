@@ -123,18 +123,7 @@ fn simulated() -> Store {
 }
 
 fn rules() -> Rules {
-    Rules {
-        error_timeout: 60_000,
-        error_timeout_given: false,
-        response_timeout: Some(3_600_000),
-        max_duration: None,
-        expire_at: None,
-        cancel_grace: 10_000,
-        max_attempts: 3,
-        initial_backoff: 1_000,
-        max_backoff: 60_000,
-        multiplier: 1.5,
-    }
+    Rules { max_attempts: 3, multiplier: 1.5, ..Rules::plain() }
 }
 
 /// A job as a Start makes it; `n` goes into its id and its time.
