@@ -8,8 +8,8 @@ import { createInterface } from 'node:readline';
 export const now = () => Number(process.hrtime.bigint());
 export const answer = (value) => process.stdout.write(JSON.stringify({ Ok: value }) + '\n');
 export const REPORTS = 5;
-export const CONCURRENCY = 64;
-const OUTSTANDING = 128;
+export const CONCURRENCY = Number(process.env.SLOTS);
+const OUTSTANDING = Number(process.env.OUTSTANDING);
 
 // Ends with the parent.
 process.stdin.on('end', () => process.exit(0));

@@ -30,6 +30,12 @@ pub struct Options {
     /// Bytes of a job's body.
     #[arg(long, global = true, value_name = "BYTES", default_value_t = 500)]
     pub payload: usize,
+    /// Whole jobs that are outstanding at once.
+    #[arg(long, global = true, value_name = "N", default_value_t = 64)]
+    pub outstanding: usize,
+    /// Jobs that may run at once. Less than are outstanding, and the others wait.
+    #[arg(long, global = true, value_name = "N", default_value_t = 128)]
+    pub slots: usize,
     /// Another setting of the service; may be given more than once.
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -53,6 +59,11 @@ impl Options {
         }
         self.repeat = self.repeat.max(1);
         self
+    }
+
+    /// How whole jobs are measured.
+    pub fn jobs(&self) -> String {
+        format!("{} jobs outstanding, {} may run", self.outstanding, self.slots)
     }
 
     /// `full`, or a number that is enough to see that it works.

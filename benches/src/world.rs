@@ -59,7 +59,7 @@ impl World {
         places.insert("echo".into(), port.into());
         let pids = [("service", service.id()), ("action", action.id()), ("echo", echo.id())];
         let pids = pids.map(|(name, pid)| (name.to_owned(), pid)).into();
-        client.ask::<()>(&Question::Know { ports: places, pids, payload: options.payload.max(12) }).await?;
+        client.ask::<()>(&Question::know(places, pids, options)).await?;
         Ok(Self { options: options.clone(), service, program, settings, action, client, echo, folder })
     }
 
@@ -128,7 +128,7 @@ fn usual(
         ("server.listen", "127.0.0.1:0".to_owned()),
         ("database.url", format!("sqlite://{}", folder.join("backjob.db").display())),
         ("targets.default.url", format!("http://127.0.0.1:{application}")),
-        ("targets.default.max_in_flight", "64".to_owned()),
+        ("targets.default.max_in_flight", options.slots.to_string()),
         ("jobs.max_pending", "10000000".to_owned()),
     ];
     if options.threads > 0 {

@@ -1,5 +1,9 @@
 //! Gives free slots to jobs that are due.
 //!
+//! A job that finds a slot free and nobody waiting when it comes need not wait to be
+//! claimed: it is stored as one that runs, see [`Dispatcher::place`]. All others are
+//! queued.
+//!
 //! What it examines: for each target, hints of queued jobs, in their order, and
 //! the table where the hints are not all there is. What it does: claims one
 //! for each free slot. It is woken by every new queued job and every slot that
@@ -10,7 +14,7 @@
 
 use super::{Engine, Error, TargetSettings, live::Live, lock};
 use crate::{
-    job::{Event, JobId, Payload, Record, State},
+    job::{Event, JobId, Now, Payload, Record, State},
     store::{AttemptRow, Outcome, Update, Write},
 };
 use std::{
@@ -60,6 +64,8 @@ struct Queue {
     more: bool,
     /// Claims that are on their way to the tables.
     claiming: HashSet<JobId>,
+    /// Jobs on their way to the tables, to be queued there.
+    coming: usize,
     /// Queued here within [`HEAD_START`], the latest last, and when; only where other
     /// nodes look too.
     here: VecDeque<(i64, JobId)>,
@@ -127,6 +133,7 @@ impl Dispatcher {
             hints: BTreeMap::new(),
             more: true,
             claiming: HashSet::new(),
+            coming: 0,
             here: VecDeque::new(),
         };
         Self {
@@ -139,6 +146,29 @@ impl Dispatcher {
     /// Look again.
     pub(super) fn wake(&self) {
         self.wake.notify_one();
+    }
+
+    /// A slot for a new job that is due, if one is free and nobody waits for it.
+    pub(super) fn place(&self, target: &str) -> Option<Arc<OwnedSemaphorePermit>> {
+        let queues = lock(&self.queues);
+        let queue = queues.get(target)?;
+        let first = queue.rate.is_none() && !queue.more && queue.hints.is_empty() && queue.coming == 0;
+        let slots = first.then(|| Arc::clone(&queue.slots))?;
+        slots.try_acquire_owned().ok().map(Arc::new)
+    }
+
+    /// A new job is on its way to the tables, to wait there for a slot.
+    pub(super) fn comes(&self, target: &str) {
+        if let Some(queue) = lock(&self.queues).get_mut(target) {
+            queue.coming += 1;
+        }
+    }
+
+    /// It is there, or will not be.
+    pub(super) fn came(&self, target: &str) {
+        if let Some(queue) = lock(&self.queues).get_mut(target) {
+            queue.coming = queue.coming.saturating_sub(1);
+        }
     }
 
     /// A job was queued here; `shared` says whether others may look for it too.
@@ -365,18 +395,7 @@ impl Engine {
             self.schedule.wake_at(now.wall);
             return Ok(());
         }
-        let row = AttemptRow {
-            attempt: record.job.attempt,
-            node: self.settings.node.clone(),
-            claimed_at: now.wall,
-            sent_at: None,
-            reported: false,
-            sequence: 0,
-            ended_at: None,
-            http_status: None,
-            failure: None,
-            ended_by: None,
-        };
+        let row = self.claimed(&record, now);
         let permit = match self.store.reserve().await {
             Ok(permit) => permit,
             Err(_) => return Err(Error::Draining),
@@ -389,7 +408,10 @@ impl Engine {
                 engine.dispatcher.claimed(&target, id);
                 engine.recent.forget(id);
                 match result {
-                    Ok(Outcome::Done) => engine.begin_attempt(record, row, payload, slot),
+                    Ok(Outcome::Done) => {
+                        engine.one_less_waits();
+                        engine.begin_attempt(record, row, payload, slot);
+                    }
                     // Cancelled meanwhile, or joined: the tables know.
                     Ok(Outcome::Lost | Outcome::Existing(_)) => engine.dispatcher.forget(),
                     Err(error) => {
@@ -403,15 +425,30 @@ impl Engine {
         Ok(())
     }
 
+    /// The row of an attempt that begins now.
+    pub(super) fn claimed(&self, record: &Record, now: Now) -> AttemptRow {
+        AttemptRow {
+            attempt: record.job.attempt,
+            node: self.settings.node.clone(),
+            claimed_at: now.wall,
+            sent_at: None,
+            reported: false,
+            sequence: 0,
+            ended_at: None,
+            http_status: None,
+            failure: None,
+            ended_by: None,
+        }
+    }
+
     /// On the writer's side: the claim is durable.
-    fn begin_attempt(
+    pub(super) fn begin_attempt(
         self: &Arc<Self>,
         record: Record,
         row: AttemptRow,
         payload: Option<Payload>,
         slot: Arc<OwnedSemaphorePermit>,
     ) {
-        self.one_less_waits();
         let live = Live::new(record, row, Some(Arc::clone(&slot)));
         {
             let mut inner = lock(&live.inner);

@@ -31,6 +31,7 @@
 mod again;
 mod alike;
 mod attempt;
+mod begun;
 mod dispatcher;
 mod error;
 mod explain;
@@ -174,6 +175,7 @@ pub struct Engine {
     live: live::Map,
     recent: recent::Recent,
     alike: alike::Alike,
+    beginning: begun::Beginning,
     dispatcher: dispatcher::Dispatcher,
     schedule: schedule::Schedule,
     timers: timers::Timers,
@@ -204,6 +206,7 @@ impl Engine {
             // Where others write too, a row may change unnoticed.
             recent: recent::Recent::new(settings.cache, !store.is_shared()),
             alike: alike::Alike::default(),
+            beginning: begun::Beginning::default(),
             nodes: nodes::Nodes::new(settings.lease),
             hub: Arc::default(),
             draining: AtomicBool::new(false),

@@ -1,13 +1,13 @@
 //! A job begins, and may be cancelled.
 
-use super::{Engine, Error, Shown, live::Uncommitted};
+use super::{Engine, Error, Shown, begun::Way, live::Uncommitted};
 use crate::{
     job::{
         Event, Job, JobId, MergeClass, MergePolicy, Payload, Record, Refused, Spec, State,
         draft::{self, Checked, Defaults, Draft},
     },
     secret::fingerprint,
-    store::{Existing, Merge, New, Outcome, StartKey, Update, Write},
+    store::{self, Existing, Merge, New, Outcome, StartKey, Update, Write},
     watch::Frame,
 };
 use std::{sync::Arc, time::Duration};
@@ -83,7 +83,8 @@ impl Engine {
                 job: Job::new(Arc::clone(&spec.rules), scheduled_at, now),
                 spec: Arc::clone(&spec),
             };
-            let new = New { record, payload: payload.clone(), merge, start_key: start_key.clone() };
+            let start_key = start_key.clone();
+            let new = New { merge, start_key, ..New::of(record, payload.clone()) };
             let (id, merged) = match self.insert(new).await? {
                 Stored::Made(shown) => return Ok(Started { shown, merged: false }),
                 Stored::Existing(Existing::Joined(id)) => (id, true),
@@ -152,12 +153,14 @@ impl Engine {
     }
 
     /// Stores a new job, or finds out which one stands for it.
-    pub(super) async fn insert(self: &Arc<Self>, new: New) -> Result<Stored, Error> {
+    pub(super) async fn insert(self: &Arc<Self>, mut new: New) -> Result<Stored, Error> {
         if self.store.is_stuck() {
             return Err(Error::Unavailable("the database does not answer".into()));
         }
         let permit = self.store.reserve().await.map_err(|_| Error::Draining)?;
-        if !self.one_more_waits() {
+        let way = self.way(&mut new);
+        if !matches!(way, Way::Begun(_)) && !self.one_more_waits() {
+            self.has_come(&way, &new.record.spec.target);
             return Err(Error::TooManyPending(self.settings.max_pending));
         }
         let (sender, done) = oneshot::channel();
@@ -166,29 +169,65 @@ impl Engine {
         permit.write(
             Write::Insert(Box::new(new)),
             Box::new(move |result| {
-                let stored = match result {
-                    Ok(Outcome::Existing(existing)) => {
-                        engine.one_less_waits();
-                        if let Existing::Joined(id) = existing {
-                            engine.joined(id);
-                        }
-                        Ok(Stored::Existing(existing))
-                    }
-                    Ok(Outcome::Done | Outcome::Lost) => {
-                        engine.shows(&shown);
-                        let _ = sender.send(Ok(Stored::Made(Arc::clone(&shown))));
-                        // Last: what is woken last runs first, and to claim it is the longer way.
-                        return engine.waits(shown.subject.clone(), Some(payload));
-                    }
-                    Err(error) => {
-                        engine.one_less_waits();
-                        Err(Error::from(error))
-                    }
-                };
+                let stored = engine.inserted(way, &shown, payload, result);
                 let _ = sender.send(stored); // whoever hung up is not told
             }),
         );
         self.told(done).await?
+    }
+
+    /// On the writer's side: what became of a new job.
+    fn inserted(
+        self: &Arc<Self>,
+        way: Way,
+        shown: &Shown,
+        payload: Payload,
+        result: Result<Outcome, store::Error>,
+    ) -> Result<Stored, Error> {
+        let target = &shown.subject.spec.target;
+        match result {
+            Ok(Outcome::Existing(existing)) => {
+                match way {
+                    Way::Begun(begun) => self.begins_not(*begun),
+                    way => self.waits_not(&way, target),
+                }
+                if let Existing::Joined(id) = existing {
+                    self.joined(id);
+                }
+                Ok(Stored::Existing(existing))
+            }
+            Ok(Outcome::Done | Outcome::Lost) => {
+                match way {
+                    Way::Begun(begun) => self.begins(*begun, payload),
+                    way => {
+                        self.shows(shown);
+                        self.waits(shown.subject.clone(), Some(payload));
+                        self.has_come(&way, target);
+                    }
+                }
+                Ok(Stored::Made(Arc::clone(shown)))
+            }
+            Err(error) => {
+                match way {
+                    Way::Begun(begun) => self.begins_perhaps(*begun, &error),
+                    way => self.waits_not(&way, target),
+                }
+                Err(Error::from(error))
+            }
+        }
+    }
+
+    /// What was to wait is not in the tables.
+    fn waits_not(&self, way: &Way, target: &str) {
+        self.one_less_waits();
+        self.has_come(way, target);
+    }
+
+    /// What was to be queued is known here, or will not be.
+    fn has_come(&self, way: &Way, target: &str) {
+        if matches!(way, Way::Queued) {
+            self.dispatcher.came(target);
+        }
     }
 
     /// On the writer's side: a Start joined this job.

@@ -21,6 +21,7 @@ use sqlx::{
     Arguments as _, AssertSqlSafe, Executor as _, Sqlite, encode::Encode, pool::PoolConnection,
     sqlite::SqliteArguments, types::Type,
 };
+use std::collections::HashSet;
 
 /// Values that one statement binds, at most.
 const BOUND: usize = 32_000;
@@ -31,6 +32,8 @@ pub(super) const NEW: &[&str] = &[
     "state",
     "revision",
     "attempt",
+    "owner",
+    "started_at",
     "progress",
     "created_at",
     "scheduled_at",
@@ -89,6 +92,8 @@ pub(super) const ATTEMPT: &[&str] = &[
     "end_sequence",
     "end_hash",
 ];
+/// Columns of an attempt that begins with its job.
+pub(super) const BEGUN: &[&str] = &["job_id", "attempt", "node", "claimed_at", "reported", "last_sequence"];
 pub(super) const TEXT: &[&str] = &[
     "job_id",
     "attempt",
@@ -180,10 +185,14 @@ struct Batch {
 impl Batch {
     fn of(writes: &[Rows]) -> Option<Self> {
         let (mut new, mut reported, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut begun = Vec::new();
         for write in writes {
             match write {
-                Rows::Insert { job, request, labels, text: None, start_key, .. } if is_new(job) => {
+                Rows::Insert { job, request, labels, text: None, start_key, attempt, twin: None, .. }
+                    if is_new(job) =>
+                {
                     new.push((job, request, labels, start_key));
+                    begun.extend(attempt);
                 }
                 Rows::Update { from, job, progress: true, text, attempt, .. } => {
                     reported.push((*from, job, text, attempt));
@@ -193,6 +202,10 @@ impl Batch {
                 }
                 Rows::Insert { .. } | Rows::Delete(_) | Rows::Reseal { .. } => return None,
             }
+        }
+        let sought: Vec<&[u8]> = writes.iter().filter_map(sought).collect();
+        if !sought.is_empty() && has_twins(writes) {
+            return None;
         }
         let mut batch = Self {
             text: String::with_capacity(2_048 + 96 * writes.len()),
@@ -204,6 +217,7 @@ impl Batch {
         batch.values.reserve(writes.len() * 40, 0);
         batch.text.push_str("BEGIN IMMEDIATE;");
         let (begin, change) = (batch.full(new.len()), batch.full(reported.len()) + batch.full(changed.len()));
+        batch.absent(&sought, begin);
         batch.insert(("job", NEW), begin, new.iter().map(|(job, ..)| *job), Self::new_job);
         batch.insert(
             ("job_request", REQUEST),
@@ -215,6 +229,7 @@ impl Batch {
         batch.insert(("job_label", LABEL), batch.full(labels.clone().count()), labels, Self::label);
         let keys = new.iter().filter_map(|(.., key)| key.as_ref());
         batch.insert(("start_key", KEY), begin, keys, Self::key);
+        batch.insert(("attempt", BEGUN), begin, begun.into_iter(), Self::begun);
         batch.update(PROGRESS, reported.iter(), |batch, (from, job, ..)| {
             batch.from(*from, job);
             batch.progress(job);
@@ -283,6 +298,18 @@ impl Batch {
         }
         self.too_large |= self.bound > BOUND;
         count
+    }
+
+    /// Fails if a job is found by one of these merge keys.
+    fn absent(&mut self, keys: &[&[u8]], full: usize) {
+        let before = |text: &mut String| {
+            // An overflow, which is an error.
+            text.push_str(r#"SELECT abs(-9223372036854775807 - (merge_key NOT NULL)) FROM "job""#);
+            text.push_str(" WHERE merge_key IN (VALUES ");
+        };
+        if self.rows(1, full, before, keys.iter(), |batch, key| batch.add(*key)) > 0 {
+            self.text.push_str(");");
+        }
     }
 
     /// What fails takes all of the transaction with it, so that SQLite need not note how
@@ -363,15 +390,27 @@ impl Batch {
     }
 }
 
+/// The merge key that a new job finds others by, and none finds it by.
+fn sought(write: &Rows) -> Option<&[u8]> {
+    match write {
+        Rows::Insert { sought, .. } => sought.as_deref(),
+        Rows::Update { .. } | Rows::Delete(_) | Rows::Reseal { .. } => None,
+    }
+}
+
+/// Whether two of these Starts are identical.
+pub(super) fn has_twins(writes: &[Rows]) -> bool {
+    let mut keys = HashSet::with_capacity(writes.len());
+    writes.iter().filter_map(Rows::merge_key).any(|key| !keys.insert(key))
+}
+
 /// Whether all that is not in [`NEW`] is NULL.
 pub(super) fn is_new(job: &job::Model) -> bool {
-    let job::Model { owner, done, total, unit, stage, started_at, ended_at, .. } = job;
-    owner.is_none()
-        && done.is_none()
+    let job::Model { done, total, unit, stage, ended_at, .. } = job;
+    done.is_none()
         && total.is_none()
         && unit.is_none()
         && stage.is_none()
-        && started_at.is_none()
         && ended_at.is_none()
         && job.failure_reason.is_none()
         && job.failure_message.is_none()

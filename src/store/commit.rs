@@ -130,7 +130,8 @@ async fn all(
     for (place, write) in writes.iter().enumerate() {
         match write {
             Rows::Insert { .. } if existing.contains_key(&place) => {}
-            Rows::Insert { job, request, labels: more, text, .. } => {
+            Rows::Insert { job, request, labels: more, text, attempt, .. } => {
+                attempts.extend(attempt.clone());
                 jobs.push(job);
                 requests.push(request.clone());
                 labels.extend(more.iter().cloned());
@@ -207,10 +208,16 @@ fn overtaken_by(key: &'static str) -> impl Fn(DbErr) -> Failed {
 async fn join(db: &Transaction, joins: BTreeMap<Vec<u8>, Joins>) -> Result<(), Failed> {
     const TEXT: &str = r#"UPDATE "job" SET merged_count = merged_count + ?,
         changed_at = (CASE WHEN changed_at < ? THEN ? ELSE changed_at END),
-        revision = revision + (CASE WHEN state < 3 THEN 1 ELSE 0 END) WHERE id = ? AND merge_key = ?"#;
+        revision = revision + (CASE WHEN state < 3 THEN 1 ELSE 0 END) WHERE id = ? AND "#;
     for (id, Joins { count, key, at }) in joins {
-        let values = [count.into(), at.into(), at.into(), id.into(), key.into()];
-        let done = db.execute_raw(statement(db.get_database_backend(), TEXT, values)).await?;
+        let mut values: Vec<Value> = vec![count.into(), at.into(), at.into(), id.into()];
+        let open = match &key {
+            Some(_) => "merge_key = ?",
+            None => "state < 4",
+        };
+        values.extend(key.map(Value::from));
+        let text = [TEXT, open].concat();
+        let done = db.execute_raw(statement(db.get_database_backend(), text, values)).await?;
         // Ended or begun since it was found; the count tells, since the row changes.
         if done.rows_affected() == 0 {
             return Err(Failed::Overtaken);

@@ -14,12 +14,12 @@ use super::{
     entity::{job, start_key},
     write::{Existing, Rows},
 };
-use crate::job::JobId;
+use crate::job::{JobId, StateName};
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
     QuerySelect as _, Value,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What becomes of the inserts of a transaction.
 #[derive(Default)]
@@ -37,8 +37,8 @@ pub(super) struct Settled {
 pub(super) struct Joins {
     /// How many.
     pub count: i64,
-    /// The key by which they found it.
-    pub key: Vec<u8>,
+    /// The key by which they found it; none if they were on their way at the same time.
+    pub key: Option<Vec<u8>>,
     /// When the last of them came.
     pub at: i64,
 }
@@ -49,8 +49,9 @@ pub(super) async fn settle(db: &Transaction, writes: &[Rows]) -> Result<Settled,
     let mut settled = Settled::default();
     let mut keys = known_keys(db, writes).await?;
     let mut jobs = identical(db, writes).await?;
+    let twins = unended(db, writes).await?;
     for (place, write) in writes.iter().enumerate() {
-        let Rows::Insert { job, start_key, join, .. } = write else { continue };
+        let Rows::Insert { job, start_key, join, sought, twin, .. } = write else { continue };
         if let Some(key) = start_key {
             let name = (key.caller.clone(), key.key_hash.clone());
             if let Some((id, request)) = keys.get(&name) {
@@ -61,22 +62,23 @@ pub(super) async fn settle(db: &Transaction, writes: &[Rows]) -> Result<Settled,
             }
         }
         let mut made = job.id.clone();
-        if let Some(key) = &job.merge_key {
-            match jobs.get(key) {
-                Some(id) if *join => {
-                    settled.existing.insert(place, Existing::Joined(job_id(id)?));
+        if let Some(key) = write.merge_key() {
+            let twin = twin.map(|id| id.to_bytes().to_vec()).filter(|id| twins.contains(id));
+            match jobs.get(key).cloned().or(twin.map(|id| (id, false))) {
+                Some((id, by_key)) if *join => {
+                    settled.existing.insert(place, Existing::Joined(job_id(&id)?));
                     let joins = settled.joins.entry(id.clone()).or_default();
                     joins.count += 1;
-                    joins.key.clone_from(key);
+                    joins.key = by_key.then(|| key.clone());
                     joins.at = joins.at.max(job.changed_at);
-                    made.clone_from(id);
+                    made = id;
                 }
-                Some(id) => {
-                    settled.existing.insert(place, Existing::Taken(job_id(id)?));
+                Some((id, _)) => {
+                    settled.existing.insert(place, Existing::Taken(job_id(&id)?));
                     continue; // refused: its key stays free
                 }
                 None => {
-                    jobs.insert(key.clone(), made.clone());
+                    jobs.insert(key.clone(), (made.clone(), sought.is_none()));
                 }
             }
         }
@@ -120,13 +122,10 @@ pub(super) fn known_keys_text(backend: DbBackend, keys: usize) -> String {
     format!(r#"SELECT caller, key_hash, job_id, request_hash FROM "start_key" WHERE {among}"#)
 }
 
-/// Jobs that Starts of these writes may join, by their merge key.
-async fn identical(db: &Transaction, writes: &[Rows]) -> Result<HashMap<Vec<u8>, Vec<u8>>, DbErr> {
-    let wanted = writes.iter().filter_map(|write| match write {
-        Rows::Insert { job, .. } => job.merge_key.clone(),
-        Rows::Update { .. } | Rows::Delete(_) | Rows::Reseal { .. } => None,
-    });
-    let wanted: Vec<Vec<u8>> = wanted.collect();
+/// Jobs that Starts of these writes may join, by their merge key; and whether that is
+/// stored with them.
+async fn identical(db: &Transaction, writes: &[Rows]) -> Result<HashMap<Vec<u8>, (Vec<u8>, bool)>, DbErr> {
+    let wanted: Vec<Vec<u8>> = writes.iter().filter_map(Rows::merge_key).cloned().collect();
     if wanted.is_empty() {
         return Ok(HashMap::new());
     }
@@ -134,6 +133,27 @@ async fn identical(db: &Transaction, writes: &[Rows]) -> Result<HashMap<Vec<u8>,
         .select_only()
         .columns([job::Column::MergeKey, job::Column::Id])
         .filter(job::Column::MergeKey.is_in(wanted))
+        .into_tuple()
+        .all(db)
+        .await?;
+    Ok(found.into_iter().map(|(key, id)| (key, (id, true))).collect())
+}
+
+/// Of the jobs that Starts of these writes came beside, those that have not ended.
+async fn unended(db: &Transaction, writes: &[Rows]) -> Result<HashSet<Vec<u8>>, DbErr> {
+    let ids = writes.iter().filter_map(|write| match write {
+        Rows::Insert { twin, .. } => twin.map(|id| id.to_bytes().to_vec()),
+        Rows::Update { .. } | Rows::Delete(_) | Rows::Reseal { .. } => None,
+    });
+    let ids: HashSet<Vec<u8>> = ids.collect();
+    if ids.is_empty() {
+        return Ok(ids);
+    }
+    let found: Vec<Vec<u8>> = job::Entity::find()
+        .select_only()
+        .column(job::Column::Id)
+        .filter(job::Column::Id.is_in(ids))
+        .filter(job::Column::State.lt(StateName::Succeeded.number()))
         .into_tuple()
         .all(db)
         .await?;

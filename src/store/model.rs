@@ -121,7 +121,7 @@ impl Tables {
         let mut touched = Vec::new();
         let (mut texts, mut attempts) = (Vec::new(), Vec::new());
         for (place, write) in writes.iter().enumerate() {
-            let Rows::Insert { job, request, labels, text, .. } = write else { continue };
+            let Rows::Insert { job, request, labels, text, attempt, .. } = write else { continue };
             if existing.contains_key(&place) {
                 continue;
             }
@@ -130,6 +130,7 @@ impl Tables {
             self.requests.insert(job.id.clone(), request.clone());
             self.labels.insert(job.id.clone(), labels.clone());
             texts.extend(text.clone());
+            attempts.extend(attempt.clone());
         }
         for key in start_keys {
             self.start_keys.insert((key.caller.clone(), key.key_hash.clone()), key);
@@ -210,7 +211,7 @@ impl Tables {
         let merging = self.jobs.values().filter_map(|job| Some((job.merge_key.clone()?, job.id.clone())));
         let mut jobs: BTreeMap<Vec<u8>, Vec<u8>> = merging.collect();
         for (place, write) in writes.iter().enumerate() {
-            let Rows::Insert { job, start_key, join, .. } = write else { continue };
+            let Rows::Insert { job, start_key, join, twin, .. } = write else { continue };
             let name = start_key.as_ref().map(|key| (key.caller.clone(), key.key_hash.clone()));
             if let Some(known) = name.as_ref().and_then(|name| keys.get(name)) {
                 let id = row::job_id(&known.job_id)?;
@@ -219,8 +220,10 @@ impl Tables {
                 continue;
             }
             let mut made = job.id.clone();
-            if let Some(key) = &job.merge_key {
-                match jobs.get(key) {
+            if let Some(key) = write.merge_key() {
+                let twin = twin.map(|id| id.to_bytes().to_vec());
+                let twin = twin.filter(|id| self.jobs.get(id).is_some_and(|job| job.state < 4));
+                match jobs.get(key).or(twin.as_ref()) {
                     Some(id) if *join => {
                         existing.insert(place, Existing::Joined(row::job_id(id)?));
                         let (count, at) = joins.entry(id.clone()).or_default();

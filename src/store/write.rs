@@ -20,6 +20,18 @@ pub struct New {
     pub merge: Option<Merge>,
     /// By what a repeat of this Start is known.
     pub start_key: Option<StartKey>,
+    /// The attempt that it begins with, if it is stored as one that runs.
+    pub attempt: Option<AttemptRow>,
+    /// An identical one that was on its way to the tables, to run at once, when this
+    /// one came: it is joined, though it has begun when this one is stored.
+    pub twin: Option<JobId>,
+}
+
+impl New {
+    /// One that nothing else is known of.
+    pub fn of(record: Record, payload: Payload) -> Self {
+        Self { record, payload, merge: None, start_key: None, attempt: None, twin: None }
+    }
 }
 
 /// How a Start looks for an identical job.
@@ -160,6 +172,10 @@ pub(super) enum Rows {
         text: Option<job_text::Model>,
         start_key: Option<start_key::Model>,
         join: bool,
+        /// The merge key by which it finds others, where none finds it by that.
+        sought: Option<Vec<u8>>,
+        attempt: Option<attempt::Model>,
+        twin: Option<JobId>,
     },
     Update {
         from: i64,
@@ -186,8 +202,11 @@ impl Rows {
     pub(super) fn of(write: Write, node: &str, keys: &Keyring, nonces: [[u8; 24]; 2]) -> (JobId, Self) {
         match write {
             Write::Insert(new) => {
-                let New { record, payload, merge, start_key } = *new;
+                let New { record, payload, merge, start_key, attempt, twin } = *new;
                 let id = record.id.to_bytes();
+                let key = merge.map(|merge| merge.key.to_vec());
+                let closed = attempt.is_some() && record.is_closed();
+                let (merge_key, sought) = if closed { (None, key) } else { (key, None) };
                 let root = keys.current();
                 let sealed = seal::seal(root, &id, &payload::encode(&payload), nonces[0]);
                 let credentials = payload.credentials.as_ref().map(|credentials| {
@@ -201,10 +220,10 @@ impl Rows {
                     created_at: record.created_at,
                 });
                 let rows = Self::Insert {
-                    job: job::Model {
-                        merge_key: merge.map(|merge| merge.key.to_vec()),
-                        ..row::job(&record, owner(&record, node))
-                    },
+                    job: job::Model { merge_key, ..row::job(&record, owner(&record, node)) },
+                    sought,
+                    attempt: attempt.map(|attempt| row::attempt(record.id, attempt)),
+                    twin,
                     join: merge.is_some_and(|merge| merge.join),
                     start_key: start_key.map(|key| start_key::Model {
                         caller: key.caller,
@@ -255,6 +274,14 @@ impl Rows {
                 };
                 (id, Self::Reseal { from, request })
             }
+        }
+    }
+
+    /// By what a new job finds an identical one.
+    pub(super) fn merge_key(&self) -> Option<&Vec<u8>> {
+        match self {
+            Self::Insert { job, sought, .. } => job.merge_key.as_ref().or(sought.as_ref()),
+            Self::Update { .. } | Self::Delete(_) | Self::Reseal { .. } => None,
         }
     }
 

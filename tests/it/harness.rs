@@ -599,6 +599,11 @@ fn ended(end: v1::report_request::End) -> v1::ReportRequest {
     v1::ReportRequest { end: Some(end), ..Default::default() }
 }
 
+/// Whether a new job that is due runs, or waits for a slot.
+pub fn is_begun(job: &v1::Job) -> bool {
+    matches!(job.state(), v1::JobState::Running | v1::JobState::Queued)
+}
+
 /// The failure of a job, by its name.
 pub fn reason(job: &v1::Job) -> &'static str {
     job.failure.as_ref().map_or("none", |failure| failure.reason().as_str_name())

@@ -61,7 +61,7 @@ async fn every_form_of_action_arrives_as_it_was_asked_for() {
     ];
     for (request, method, url, content_type, body) in cases {
         let job = server.start(request).await;
-        assert!(matches!(job.state(), JobState::Queued), "{:?}", job.state());
+        assert!(is_begun(&job), "{:?}", job.state());
         let mut hit = application.hit().await;
         assert_eq!((hit.method.as_str(), hit.uri.to_string().as_str()), (method, url));
         assert_eq!((hit.header("content-type"), &hit.body[..]), (content_type, body));
@@ -200,8 +200,53 @@ async fn a_delayed_start_begins_when_it_is_due() {
     server.end(&job.id).await;
     let past = Timestamp { seconds: now().seconds - 3_600, nanos: 0 };
     let job = server.start(v1::StartRequest { start_at: Some(past), ..start("/a") }).await;
-    assert_eq!(job.state(), JobState::Queued);
+    assert!(is_begun(&job), "{:?}", job.state());
     application.hit().await.ok();
+}
+
+#[tokio::test]
+async fn a_start_that_finds_a_slot_free_runs_at_once_and_one_that_does_not_waits() {
+    let application = Application::new().await;
+    let server = Setup::new(application.address).with("targets.default.max_in_flight", "1").start().await;
+    // What waits in the tables is looked for when the server begins, and where others
+    // may have left something there again and again: meanwhile a Start is queued.
+    let mut tried = 0;
+    let (first, mut hit) = loop {
+        let job = server.start(start("/first")).await;
+        let mut hit = application.hit().await;
+        assert_eq!(hit.header("backjob-job-id"), job.id);
+        if job.state() == JobState::Running {
+            break (job, hit);
+        }
+        assert_eq!((job.state(), job.attempt), (JobState::Queued, 0));
+        hit.ok();
+        server.end(&job.id).await;
+        tried += 1;
+        assert!(tried < 20, "none ran at once");
+    };
+    assert_eq!((first.attempt, first.revision), (1, 1 << 32));
+    let (created, started) = (first.created_at.expect("a time"), first.started_at.expect("a time"));
+    assert!(millis_of(&started) >= millis_of(&created));
+    let listed = v1::ListAttemptsRequest { job_id: first.id.clone() };
+    let listed = server.control().list_attempts(listed).await.expect("listed").into_inner().attempts;
+    assert_eq!(listed.iter().map(|attempt| attempt.attempt).collect::<Vec<_>>(), [1]);
+    let mut waiting = Vec::new();
+    for n in 0..3 {
+        let job = server.start(start(&format!("/{n}"))).await;
+        assert_eq!((job.state(), job.attempt, job.started_at), (JobState::Queued, 0, None));
+        waiting.push(job.id);
+    }
+    hit.ok();
+    server.end(&first.id).await;
+    // One that comes when the slot falls free does not run before those that wait.
+    for id in waiting {
+        let late = server.start(start(&format!("/late/{id}"))).await;
+        assert_eq!(late.state(), JobState::Queued);
+        let mut hit = application.hit().await;
+        assert_eq!(hit.header("backjob-job-id"), id);
+        hit.ok();
+        server.end(&id).await;
+    }
 }
 
 #[tokio::test]

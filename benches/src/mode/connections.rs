@@ -26,8 +26,8 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
             sample.more.insert("connections".into(), new);
             windows.push(sample);
         }
-        let layout = "64 jobs running, 128 outstanding; connections that the application accepts";
-        let step = Step::new("connections", name, layout, options, windows)
+        let layout = format!("{}; connections that the application accepts", options.jobs());
+        let step = Step::new("connections", name, &layout, options, windows)
             .goal("new connections a job", &[Most("connections_per_job", 0.01, "a job")]);
         steps.push(step);
     }

@@ -9,8 +9,8 @@ use crate::{
     world::World,
 };
 
-const LAYOUT: &str = "128 outstanding on 4 connections, 64 running, reports on one connection, signatures checked; \
-                      latency from Start to the end of the action; raw POST 64 in flight";
+const LAYOUT: &str = "4 connections, reports on one, signatures checked; latency from Start to the end of the \
+                      action; raw POST 64 in flight";
 
 pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
     let mut world = World::new(options, &[]).await?;
@@ -21,12 +21,13 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
         ("no reports", Kind::None, None),
         ("5 reports of backjob::worker", Kind::Reporter, None),
     ];
+    let layout = format!("{}, {LAYOUT}", options.jobs());
     let mut steps = Vec::new();
     for (name, kind, cpu) in kinds {
         let post = Question::Load { call: Call::Post, connections: 64, in_flight: 1, seconds: seconds / 2.0 };
         let jobs = Question::Jobs { kind, alone: false, seconds };
         let [post, ours] = split(world.interleave(&[post, jobs]).await?)?;
-        let step = Step::new("end-to-end", name, LAYOUT, options, ours).floor("raw POST", post);
+        let step = Step::new("end-to-end", name, &layout, options, ours).floor("raw POST", post);
         steps.push(match cpu {
             Some(cpu) => step.goal("CPU of the service a job", &[Most("cpu service", cpu, "µs")]),
             None => step,

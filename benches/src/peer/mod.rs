@@ -59,6 +59,8 @@ impl Peer {
         let command = |role: &str| {
             let mut command = Command::new("node");
             command.env("PEERS", &programs.node).arg(&script).arg(role);
+            command.env("OUTSTANDING", options.outstanding.to_string());
+            command.env("SLOTS", options.slots.to_string());
             command.arg(server.port.to_string()).arg(options.payload.to_string());
             command
         };
@@ -75,11 +77,12 @@ impl Peer {
         let server = Server::gearmand(&programs.gearmand, folder.path()).await?;
         let mut worker = Command::new(std::env::current_exe()?);
         worker.args(["role", "gearman", "--port"]).arg(server.port.to_string());
+        worker.arg("--slots").arg(options.slots.to_string());
         let (worker, mut ports) = Child::run::<Places>(name, worker).await?;
         let (mut producer, ()) = Child::start("client", 1).await?;
         ports.insert("gearmand".into(), server.port.into());
         let pids = [("server".to_owned(), server.id()), ("worker".to_owned(), worker.id())].into();
-        producer.ask::<()>(&Question::Know { ports, pids, payload: options.payload.max(12) }).await?;
+        producer.ask::<()>(&Question::know(ports, pids, options)).await?;
         Ok(Self { name, server, worker, producer, own: true, _folder: folder })
     }
 
@@ -132,9 +135,10 @@ pub async fn run(programs: &Programs, options: &Options, print: &mut impl FnMut(
     let mut peers = bring_up(programs, options).await?;
     let mut beside = OnPostgres::new(options, &peers).await?;
     let layout = format!(
-        "body of {} bytes, 128 outstanding, 64 running, latency to the end of the action; alone: one after \
+        "body of {} bytes, {}, latency to the end of the action; alone: one after \
          the other, latency to the handler",
-        options.payload
+        options.payload,
+        options.jobs()
     );
     let steps = [
         ("5 unary reports", Kind::Unary, REPORTS, false),

@@ -35,9 +35,6 @@ const WORK_STATUS: u32 = 12;
 const WORK_COMPLETE: u32 = 13;
 const SUBMIT_JOB_BG: u32 = 18;
 
-/// Workers, each on a connection of its own: one has one job at a time.
-const WORKERS: usize = 64;
-
 fn packet(kind: u32, fields: &[&[u8]]) -> Result<Vec<u8>, Fault> {
     let body = fields.join(&0);
     let mut packet = b"\0REQ".to_vec();
@@ -64,12 +61,13 @@ async fn connect(port: u32) -> Result<(BufReader<OwnedReadHalf>, OwnedWriteHalf)
     Ok((BufReader::new(reader), writer))
 }
 
-/// Answers with the port of `events`, and works for gearmand at `port`.
-pub async fn work(port: u32) -> Result<(), Fault> {
+/// Answers with the port of `events`, and works for gearmand at `port`: each worker on a
+/// connection of its own has one job at a time.
+pub async fn work(port: u32, slots: usize) -> Result<(), Fault> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let events = u32::from(listener.local_addr()?.port());
     let (teller, lines) = mpsc::channel(65_536);
-    for _ in 0..WORKERS {
+    for _ in 0..slots {
         spawn(worker(port, teller.clone()));
     }
     spawn(async move {

@@ -25,6 +25,9 @@ pub enum Role {
         /// Of gearmand.
         #[arg(long)]
         port: u32,
+        /// Workers.
+        #[arg(long)]
+        slots: usize,
     },
     /// Becomes another program that dies with its parent.
     Exec {
@@ -62,9 +65,9 @@ impl Role {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 runtime.block_on(client::run())
             }
-            Self::Gearman { port } => {
+            Self::Gearman { port, slots } => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(gearman::work(port))
+                runtime.block_on(gearman::work(port, slots))
             }
             Self::Exec { command } => {
                 use std::os::unix::process::CommandExt as _;

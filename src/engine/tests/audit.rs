@@ -119,9 +119,46 @@ impl Audit<'_> {
             cancelled: false,
             waits_since: self.now,
             claimed_at: None,
+            begun: job.state == 3,
+            told_at: None,
             highest: Revision::default(),
         };
         self.ledger.jobs.insert(id, known);
+        if job.state == 3 {
+            self.begun(id, job);
+        }
+    }
+
+    /// It runs from its beginning.
+    fn begun(&mut self, id: JobId, job: &JobModel) {
+        if job.attempt != 1 || job.started_at.is_none() || job.scheduled_at > job.created_at {
+            self.fault(id, format_args!("begun as {job:?}"));
+        }
+        if !self.tables.attempts.contains_key(&(id.to_bytes().to_vec(), 1)) {
+            self.fault(id, "begun without a row for its attempt");
+        }
+        // Who has waited for a slot long enough to be known is before it.
+        let long_ago = self.now.saturating_sub(3 * LATE);
+        let waits = |(other, known): &(&JobId, &Known)| {
+            let row = self.tables.jobs.get(other.to_bytes().as_slice());
+            let row = row.filter(|row| row.state == 2 && row.target == job.target);
+            row.is_some() && known.waits_since.max(self.ledger.trouble_at) < long_ago
+        };
+        if let Some((other, _)) = self.ledger.jobs.iter().find(waits) {
+            let what = format!("begun, though {other} has waited longer");
+            self.fault(id, what);
+        }
+        self.runs(id, job);
+    }
+
+    /// An attempt begins.
+    fn runs(&mut self, id: JobId, job: &JobModel) {
+        let Some(known) = self.ledger.jobs.get_mut(&id) else { return };
+        known.claimed_at.get_or_insert(self.now);
+        let rules = known.rules.error_timeout_given;
+        let lower = self.now.saturating_sub(LATE);
+        let run = Run { life: self.life.number, lower, upper: self.now, may_rule: rules, rules };
+        self.ledger.runs.insert((id, small(job.attempt)), run);
     }
 
     fn changed(&mut self, id: JobId, before: &JobModel, after: &JobModel) {
@@ -182,8 +219,10 @@ impl Audit<'_> {
     }
 
     fn joined(&mut self, id: JobId, before: &JobModel, after: &JobModel) {
-        let class = self.ledger.jobs.get(&id).and_then(|known| known.class);
-        if after.merged_count > before.merged_count && !is_open(class, before) {
+        let known = self.ledger.jobs.get(&id);
+        let class = known.and_then(|known| known.class);
+        let beside = known.is_some_and(|known| before.attempt == 1 && self.ledger.came_beside(known));
+        if after.merged_count > before.merged_count && !is_open(class, before) && !beside {
             self.fault(id, "joined, though it was not open any more");
         }
     }
@@ -227,9 +266,8 @@ impl Audit<'_> {
         }
         let full_at = self.ledger.full_at(&after.target);
         let trouble_at = self.ledger.trouble_at;
-        let Some(known) = self.ledger.jobs.get_mut(&id) else { return };
+        let Some(known) = self.ledger.jobs.get(&id) else { return };
         let (since, most) = (known.waits_since, known.rules.max_attempts);
-        known.claimed_at.get_or_insert(self.now);
         // One that is queued was due then, and the clock may have been set since.
         if before.state == 1 && before.scheduled_at > self.world.highest_wall(since) {
             self.fault(
@@ -247,10 +285,7 @@ impl Audit<'_> {
         if before.state == 2 && !limited && self.now > could + 3 * LATE {
             self.fault(id, format_args!("claimed {} ms after it could have been", self.now - could));
         }
-        let rules = self.ledger.jobs.get(&id).is_some_and(|known| known.rules.error_timeout_given);
-        let lower = self.now.saturating_sub(LATE);
-        let run = Run { life: self.life.number, lower, upper: self.now, may_rule: rules, rules };
-        self.ledger.runs.insert((id, attempt), run);
+        self.runs(id, after);
     }
 
     /// One attempt more than were asked for, at most, and only for one that a

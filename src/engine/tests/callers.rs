@@ -113,6 +113,8 @@ impl Caller {
         let name = self.name();
         let key = (name.clone(), wish.draft.idempotency_key.clone());
         world.note(|| format!("{name} starts {} {:?}", wish.identity(), key.1));
+        let asked_at = world.now();
+        lock(&world.ledger).asked.entry(wish.identity().to_owned()).or_default().push(asked_at);
         let (answer, unknown) = world
             .insist(|engine| {
                 let (wish, name) = (wish.clone(), name.clone());
@@ -123,7 +125,13 @@ impl Caller {
             format!("{name}: {:?}", answer.as_ref().map(|started| (started.shown.subject.id, started.merged)))
         });
         let identity = wish.identity().to_owned();
-        *lock(&world.ledger).unknown.entry(identity.clone()).or_default() += unknown;
+        {
+            let mut ledger = lock(&world.ledger);
+            *ledger.unknown.entry(identity.clone()).or_default() += unknown;
+            let asked = ledger.asked.entry(identity.clone()).or_default();
+            let own = asked.iter().position(|at| *at == asked_at).expect("asked");
+            asked.swap_remove(own);
+        }
         match answer {
             Ok(Started { shown, merged }) => {
                 let record = &shown.subject;
@@ -215,7 +223,7 @@ impl Caller {
     async fn run_again(&self, id: JobId, call: u64) {
         let world = &self.world;
         let name = self.name();
-        let ended = world.row(id).is_some_and(|row| row.state >= 4);
+        let ended = self.ended(id);
         let keyed = world.below(2) == 0;
         let again = || Again {
             idempotency_key: if keyed { format!("again {call}") } else { String::new() },
@@ -246,9 +254,15 @@ impl Caller {
         }
     }
 
+    /// Whether a job has ended, and the engine knows it.
+    fn ended(&self, id: JobId) -> bool {
+        let ended = self.world.row(id).is_some_and(|row| row.state >= 4);
+        ended && !lock(&self.world.ledger).untold.contains(&id)
+    }
+
     async fn delete(&self, id: JobId) {
         let world = &self.world;
-        let ended = world.row(id).is_some_and(|row| row.state >= 4);
+        let ended = self.ended(id);
         match world.insist(|engine| async move { engine.delete(id).await }).await.0 {
             Ok(()) if world.is_gone(id) => {}
             Err(Error::NotFound(_)) if world.is_gone(id) => {}

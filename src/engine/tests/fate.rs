@@ -102,7 +102,7 @@ impl Fate for Fated {
                 world.sleep(3).await;
             }
             // What follows is not interrupted: each is told in this turn.
-            lock(&world.ledger).untold.clear();
+            lock(&world.ledger).told(world.now());
             self.may_die_soon();
         })
     }

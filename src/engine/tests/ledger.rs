@@ -30,6 +30,8 @@ pub(super) struct Ledger {
     /// Jobs of a transaction that is durable, and the engine does not know it yet:
     /// for that moment it may show what was there before.
     pub(super) untold: BTreeSet<JobId>,
+    /// Starts without an answer, by what they are, and when they were made.
+    pub(super) asked: BTreeMap<String, Vec<u64>>,
     /// When something last went wrong that may make things late.
     pub(super) trouble_at: u64,
     /// How much there was to audit.
@@ -60,6 +62,10 @@ pub(super) struct Known {
     pub(super) waits_since: u64,
     /// When it was first claimed.
     pub(super) claimed_at: Option<u64>,
+    /// Whether it ran from its beginning.
+    pub(super) begun: bool,
+    /// When the engine was told that it is stored.
+    pub(super) told_at: Option<u64>,
     /// The highest revision that anybody was shown.
     pub(super) highest: Revision,
 }
@@ -79,6 +85,22 @@ pub(super) struct Run {
 impl Ledger {
     pub(super) fn trouble(&mut self, now: u64) {
         self.trouble_at = now;
+    }
+
+    /// The engine is told what was stored.
+    pub(super) fn told(&mut self, now: u64) {
+        for id in std::mem::take(&mut self.untold) {
+            if let Some(known) = self.jobs.get_mut(&id) {
+                known.told_at.get_or_insert(now);
+            }
+        }
+    }
+
+    /// Whether a Start like this job's was under way while the job was on its way to
+    /// the tables.
+    pub(super) fn came_beside(&self, known: &Known) -> bool {
+        let asked = self.asked.get(&known.identity).into_iter().flatten();
+        known.begun && known.told_at.is_none_or(|told| asked.into_iter().any(|at| *at <= told))
     }
 
     pub(super) fn process_ended(&mut self, now: u64) {

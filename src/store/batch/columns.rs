@@ -7,9 +7,12 @@ impl Batch {
     /// In the order of [`super::NEW`].
     pub(super) fn new_job(&mut self, job: &job::Model) {
         self.add(job.id.as_slice());
-        for number in [job.state, job.revision, job.attempt, job.progress] {
+        for number in [job.state, job.revision, job.attempt] {
             self.add(number);
         }
+        self.add(job.owner.as_deref());
+        self.add(job.started_at);
+        self.add(job.progress);
         for at in [job.created_at, job.scheduled_at, job.updated_at, job.changed_at] {
             self.add(at);
         }
@@ -98,6 +101,16 @@ impl Batch {
         self.add(attempt.last_sequence);
         self.add(attempt.end_sequence);
         self.add(attempt.end_hash.as_deref());
+    }
+
+    /// In the order of [`super::BEGUN`].
+    pub(super) fn begun(&mut self, attempt: &attempt::Model) {
+        self.add(attempt.job_id.as_slice());
+        self.add(attempt.attempt);
+        self.add(attempt.node.as_str());
+        self.add(attempt.claimed_at);
+        self.add(attempt.reported);
+        self.add(attempt.last_sequence);
     }
 
     /// In the order of [`super::TEXT`].

@@ -13,6 +13,8 @@ impl Batch {
         self.column(new.iter().map(|(job, ..)| job.state));
         self.column(new.iter().map(|(job, ..)| job.revision));
         self.column(new.iter().map(|(job, ..)| job.attempt));
+        self.column(new.iter().map(|(job, ..)| job.owner.as_deref()));
+        self.column(new.iter().map(|(job, ..)| job.started_at));
         self.column(new.iter().map(|(job, ..)| job.progress));
         self.column(new.iter().map(|(job, ..)| job.created_at));
         self.column(new.iter().map(|(job, ..)| job.scheduled_at));
@@ -97,6 +99,16 @@ impl Batch {
         self.column(attempts.iter().map(|attempt| attempt.last_sequence));
         self.column(attempts.iter().map(|attempt| attempt.end_sequence));
         self.column(attempts.iter().map(|attempt| attempt.end_hash.as_deref()));
+    }
+
+    /// In the order of [`batch::BEGUN`].
+    pub(super) fn begun(&mut self, attempts: &[&attempt::Model]) {
+        self.array(attempts.iter().map(|attempt| attempt.job_id.as_slice()));
+        self.column(attempts.iter().map(|attempt| attempt.attempt));
+        self.column(attempts.iter().map(|attempt| attempt.node.as_str()));
+        self.column(attempts.iter().map(|attempt| attempt.claimed_at));
+        self.column(attempts.iter().map(|attempt| attempt.reported));
+        self.column(attempts.iter().map(|attempt| attempt.last_sequence));
     }
 
     /// In the order of [`batch::TEXT`].

@@ -2,9 +2,10 @@
 
 use crate::store::{
     batch::{
-        ATTEMPT, CHANGED, KEY, LABEL, NEW, PROGRESS, REQUEST, TEXT, assign, is_new, list, overwrite, push,
+        ATTEMPT, BEGUN, CHANGED, KEY, LABEL, NEW, PROGRESS, REQUEST, TEXT, assign, has_twins, is_new, list,
+        overwrite, push,
     },
-    entity::{job, job_label, job_request, start_key},
+    entity::{attempt, job, job_label, job_request, start_key},
     shared::Mark,
     write::Rows,
 };
@@ -14,7 +15,6 @@ use sqlx::{
     postgres::{PgArguments, PgBindIterExt as _, PgHasArrayType},
     types::Type,
 };
-use std::collections::HashSet;
 
 /// A new job, its request, labels and key.
 pub(super) type New<'a> =
@@ -41,11 +41,14 @@ impl Batch {
     /// None where a write is of another kind.
     pub(super) fn of(writes: &[Rows], mark: Mark) -> Option<Self> {
         let (mut new, mut reported, mut changed) = (Vec::<New<'_>>::new(), Vec::new(), Vec::new());
-        let (mut texts, mut attempts) = (Vec::new(), Vec::new());
+        let (mut texts, mut attempts, mut begun) = (Vec::new(), Vec::new(), Vec::new());
         for write in writes {
             match write {
-                Rows::Insert { job, request, labels, text: None, start_key, .. } if is_new(job) => {
+                Rows::Insert { job, request, labels, text: None, start_key, attempt, twin: None, .. }
+                    if is_new(job) =>
+                {
                     new.push((job, request, labels, start_key.as_ref()));
+                    begun.extend(attempt);
                 }
                 Rows::Update { from, job, progress, closed, wipe, text, attempt } => {
                     let change = Change { from: *from, job, closed: *closed, wipe: *wipe };
@@ -67,9 +70,10 @@ impl Batch {
         keys.sort_unstable_by(|one, other| {
             (&one.caller, &one.key_hash).cmp(&(&other.caller, &other.key_hash))
         });
-        if has_twins(&new, &keys) {
+        if has_twins(writes) || has_same(&keys) {
             return None;
         }
+        let merged: Vec<&[u8]> = writes.iter().filter_map(Rows::merge_key).map(Vec::as_slice).collect();
         let mut batch = Self {
             text: String::with_capacity(4_096),
             values: PgArguments::default(),
@@ -77,8 +81,8 @@ impl Batch {
             counted: Vec::new(),
         };
         batch.values.reserve(96, 1_024 * writes.len());
-        batch.gate(&new, &keys, &changed);
-        batch.begin(&new, &keys);
+        batch.gate(&merged, &keys, &changed);
+        batch.begin(&new, &keys, &begun);
         batch.update("reported", PROGRESS, &reported, Self::progress);
         batch.update("changed", CHANGED, &changed, |batch, changes| {
             batch.progress(changes);
@@ -130,14 +134,13 @@ impl Batch {
     }
 
     /// Whether all is as was thought.
-    fn gate(&mut self, new: &[New<'_>], keys: &[&start_key::Model], changed: &[Change<'_>]) {
+    fn gate(&mut self, merged: &[&[u8]], keys: &[&start_key::Model], changed: &[Change<'_>]) {
         self.push(&["WITH gate(open) AS MATERIALIZED (SELECT true"]);
-        let merged: Vec<&[u8]> = new.iter().filter_map(|(job, ..)| job.merge_key.as_deref()).collect();
         if !merged.is_empty() {
             self.push(&[
                 r#" AND NOT EXISTS (SELECT FROM "job" WHERE merge_key IS NOT NULL AND merge_key = ANY("#,
             ]);
-            self.array(merged.into_iter());
+            self.array(merged.iter().copied());
             self.push(&["))"]);
         }
         if !keys.is_empty() {
@@ -158,7 +161,7 @@ impl Batch {
     }
 
     /// Jobs that begin.
-    fn begin(&mut self, new: &[New<'_>], keys: &[&start_key::Model]) {
+    fn begin(&mut self, new: &[New<'_>], keys: &[&start_key::Model], begun: &[&attempt::Model]) {
         if new.is_empty() {
             return;
         }
@@ -174,6 +177,10 @@ impl Batch {
         }
         if !keys.is_empty() {
             self.insert("keys", ("start_key", KEY), |batch| batch.keys(keys));
+            self.push(&[")"]);
+        }
+        if !begun.is_empty() {
+            self.insert("begun", ("attempt", BEGUN), |batch| batch.begun(begun));
             self.push(&[")"]);
         }
     }
@@ -250,12 +257,9 @@ fn count<T>(rows: &[T]) -> i64 {
     i64::try_from(rows.len()).unwrap_or(i64::MAX)
 }
 
-/// Whether two of these Starts are identical, or have the same key.
-fn has_twins(new: &[New<'_>], keys: &[&start_key::Model]) -> bool {
-    let mut merged = HashSet::with_capacity(new.len());
-    let twins = new.iter().filter_map(|(job, ..)| job.merge_key.as_ref()).any(|key| !merged.insert(key));
-    twins
-        || keys.windows(2).any(|two| (&two[0].caller, &two[0].key_hash) == (&two[1].caller, &two[1].key_hash))
+/// Whether two of these, which are in order, are the same.
+fn has_same(keys: &[&start_key::Model]) -> bool {
+    keys.windows(2).any(|two| (&two[0].caller, &two[0].key_hash) == (&two[1].caller, &two[1].key_hash))
 }
 
 const OPEN: &str = "(SELECT open FROM gate)";

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::store::{
-    Merge, StartKey,
+    StartKey,
     postgres::{Kept, Written},
     server::Server,
     shared::{self, Mark},
@@ -19,12 +19,12 @@ fn rows(writes: impl IntoIterator<Item = Write>) -> Vec<Rows> {
 fn keyed(n: i64, key: u8) -> Write {
     let start_key = StartKey { caller: "me".into(), key: [key; 32], request: [1; 32] };
     let start_key = Some(start_key);
-    Write::Insert(Box::new(New { record: job(n), payload: payload(), merge: None, start_key }))
+    Write::Insert(Box::new(New { start_key, ..New::of(job(n), payload()) }))
 }
 
 fn merging(n: i64, key: u8) -> Write {
     let merge = Some(Merge { key: [key; 32], join: true });
-    Write::Insert(Box::new(New { record: job(n), payload: payload(), merge, start_key: None }))
+    Write::Insert(Box::new(New { merge, ..New::of(job(n), payload()) }))
 }
 
 fn claim(n: i64) -> Write {
@@ -58,10 +58,16 @@ async fn one_statement_writes_all_of_a_transaction_or_nothing() {
     assert!(matches!(written(&mut mark, first).await, Written::All));
     assert!(matches!(written(&mut mark, vec![claim(3), insert(&job(5))]).await, Written::All));
     assert_eq!(store.attempts(job(3).id).await.expect("read").len(), 1);
+    let begins = |n, key| Write::Insert(Box::new(begun(n, key)));
+    assert!(matches!(written(&mut mark, vec![begins(6, 6), insert(&job(7))]).await, Written::All));
+    assert_eq!(store.attempts(job(6).id).await.expect("read"), [claimed(&begun(6, 6).record)]);
+    // It has begun, so that nobody finds it.
+    assert!(matches!(written(&mut mark, vec![begins(8, 6), merging(9, 9)]).await, Written::All));
     // Each with something in the way, and something that is not.
     for (case, other) in [
         ("a start key", keyed(10, 1)),
         ("a merge key", merging(10, 2)),
+        ("a merge key of one that would run", begins(10, 2)),
         ("an id", insert(&job(4))),
         ("another revision", claim(3)),
         ("a job that is gone", claim(11)),

@@ -2,7 +2,7 @@
 //! looked up. A proxy between store and server breaks it off at that very point.
 
 use super::*;
-use crate::store::{Existing, Merge};
+use crate::store::Existing;
 use std::{
     net::SocketAddr,
     sync::{
@@ -131,7 +131,7 @@ async fn through(
 
 fn joining(n: i64) -> Write {
     let merge = Some(Merge { key: [7; 32], join: true });
-    Write::Insert(Box::new(New { record: job(n), payload: payload(), merge, start_key: None }))
+    Write::Insert(Box::new(New { merge, ..New::of(job(n), payload()) }))
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What other nodes are told of what is stored, and what they find by themselves.
 
 use super::*;
-use crate::store::{Existing, Heard, Listener, Merge};
+use crate::store::{Existing, Heard, Listener};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -42,7 +42,7 @@ async fn what_is_stored_is_told_to_other_nodes() {
         };
         let merge = Some(Merge { key: [1; 32], join: true });
         let merging = |n| {
-            let new = New { record: job(n), payload: payload(), merge, start_key: None };
+            let new = New { merge, ..New::of(job(n), payload()) };
             Write::Insert(Box::new(new))
         };
         assert_eq!(write(&a, merging(1)).await, Ok(Outcome::Done));

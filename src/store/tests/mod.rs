@@ -15,10 +15,10 @@ mod schema;
 mod servers;
 mod writing;
 
-use super::{AttemptRow, Error, New, Options, Outcome, Store, Tables, Update, Write};
+use super::{AttemptRow, Error, Merge, New, Options, Outcome, Store, Tables, Update, Write};
 use crate::clock::Clock;
 use crate::job::transition::{Progress, Report, TextChange};
-use crate::job::{Event, Job, JobId, Now, Payload, Record, Revision, Rules, Signal, Spec};
+use crate::job::{Event, Job, JobId, MergeClass, Now, Payload, Record, Revision, Rules, Signal, Spec};
 use crate::secret::Keyring;
 use crate::tasks::Tasks;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -172,7 +172,15 @@ fn payload() -> Payload {
 }
 
 fn insert(record: &Record) -> Write {
-    Write::Insert(Box::new(New { record: record.clone(), payload: payload(), merge: None, start_key: None }))
+    Write::Insert(Box::new(New::of(record.clone(), payload())))
+}
+
+/// A job that runs from its beginning, and finds waiting ones by this merge key.
+fn begun(n: i64, key: u8) -> New {
+    let mut record = job_with(n, rules(), NOW + n, |spec| spec.merge = Some(MergeClass::Pending));
+    record.job.apply(Event::Claim, at(NOW + n)).expect("claimed");
+    let merge = Some(Merge { key: [key; 32], join: true });
+    New { merge, attempt: Some(claimed(&record)), ..New::of(record, payload()) }
 }
 
 fn update(from: Revision, record: &Record) -> Write {

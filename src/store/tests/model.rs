@@ -3,8 +3,8 @@
 
 use super::*;
 use crate::{
-    job::{Failure, MergeClass, Reason, StateName, transition::End},
-    store::{Ended, Existing, List, Merge, StartKey},
+    job::{Failure, Reason, State, StateName, transition::End},
+    store::{Ended, Existing, List, StartKey},
 };
 use proptest::prelude::*;
 
@@ -41,9 +41,14 @@ impl Writes {
                     spec.labels = BTreeMap::from([("team".into(), format!("{}", detail % 2))]);
                     Arc::make_mut(&mut spec.rules).expire_at = (detail % 5 == 0).then_some(NOW + 900);
                 });
+                let mut record = record;
+                let runs = detail % 3 == 0 && record.job.apply(Event::Claim, now).is_ok();
+                let runs = runs && matches!(record.job.state, State::Running(_));
+                let attempt = runs.then(|| claimed(&record));
+                let twin = (detail % 7 == 1).then(|| job((n + 1) % JOBS).id);
                 // Another of an id that is there is refused: what is known stays true.
                 self.known.entry(n).or_insert_with(|| record.clone());
-                Write::Insert(Box::new(New { record, payload: payload(), merge, start_key }))
+                Write::Insert(Box::new(New { merge, start_key, attempt, twin, ..New::of(record, payload()) }))
             }
             3..=6 => {
                 let mut record = self.known.get(&n).cloned().unwrap_or_else(|| job(n));

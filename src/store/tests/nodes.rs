@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::job::StateName;
-use crate::store::{Announced, Beaten, Existing, Heard, Merge, StartKey};
+use crate::store::{Announced, Beaten, Existing, Heard, StartKey};
 use sea_orm::{ConnectionTrait as _, DbBackend};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn merging(n: i64, key: u8, start_key: Option<(u8, u8)>) -> Write {
         request: [request; 32],
     });
     let merge = Some(Merge { key: [key; 32], join: true });
-    Write::Insert(Box::new(New { record: job(n), payload: payload(), merge, start_key }))
+    Write::Insert(Box::new(New { merge, start_key, ..New::of(job(n), payload()) }))
 }
 
 async fn count(store: &Store, sql: &str) -> i64 {

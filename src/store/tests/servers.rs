@@ -24,7 +24,7 @@ async fn works(store: &Store) {
     });
     let merge = Some(crate::store::Merge { key: [3; 32], join: true });
     let new = |record: &Record, start_key| {
-        Write::Insert(Box::new(New { record: record.clone(), payload: payload(), merge, start_key }))
+        Write::Insert(Box::new(New { merge, start_key, ..New::of(record.clone(), payload()) }))
     };
     assert_eq!(write(store, new(&record, Some(start_key.clone()))).await, Ok(Outcome::Done));
     let joined = write(store, new(&job(2), None)).await;
@@ -214,7 +214,7 @@ async fn texts_are_compared_byte_by_byte() {
                 request: [u8::try_from(n).expect("small"); 32],
             });
             let record = Record { created_by: value.into(), ..record };
-            let new = New { record: record.clone(), payload: payload(), merge: None, start_key };
+            let new = New { start_key, ..New::of(record.clone(), payload()) };
             assert_eq!(write(&store, Write::Insert(Box::new(new))).await, Ok(Outcome::Done), "{value:?}");
             expected.push((value, record.id));
         }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::job::{Credentials, Detail, Output, State, transition::End};
+use crate::store::Existing;
 
 #[tokio::test]
 async fn what_is_inserted_reads_back_equal() {
@@ -17,7 +18,7 @@ async fn what_is_inserted_reads_back_equal() {
         assert!(store.payload(job(2).id).await.expect("read").is_none());
 
         let empty = job(3);
-        let new = New { record: empty.clone(), payload: Payload::default(), merge: None, start_key: None };
+        let new = New::of(empty.clone(), Payload::default());
         assert_eq!(write(&store, Write::Insert(Box::new(new))).await, Ok(Outcome::Done));
         assert!(store.payload(empty.id).await.expect("read") == Some(Payload::default()));
     })
@@ -70,6 +71,75 @@ async fn who_comes_from_another_revision_loses() {
         assert_eq!(store.attempts(before.id).await, Ok(vec![]));
         let gone = job(2);
         assert_eq!(write(&store, update(gone.job.revision, &gone)).await, Ok(Outcome::Lost));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_job_that_runs_from_its_beginning_is_found_by_nobody_but_those_that_came_beside_it() {
+    on_all(async |store| {
+        let add = async |new: New| write(&store, Write::Insert(Box::new(new))).await;
+        let joined = |id| Ok(Outcome::Existing(Existing::Joined(id)));
+        let (first, row) = (begun(1, 1), claimed(&begun(1, 1).record));
+        assert_eq!(add(first.clone()).await, Ok(Outcome::Done));
+        let found = one(&store, first.record.id).await;
+        assert!(matches!(found.job.state, State::Running(_)));
+        assert_eq!((found.job.attempt, found.job.started_at), (1, first.record.job.started_at));
+        assert_eq!(store.attempts(found.id).await, Ok(vec![row]));
+        assert_eq!(ids(&store.running().await.expect("read")), [found.id]);
+        // It has begun: the next one is a job of its own, and so is one that waits.
+        assert_eq!(add(begun(2, 1)).await, Ok(Outcome::Done));
+        let waits = |n, key| New { attempt: None, ..begun(n, key) };
+        let waiting = |n, key| New { record: job(n), ..waits(n, key) };
+        assert_eq!(add(waiting(3, 1)).await, Ok(Outcome::Done));
+        // That one waits, and is joined by who would run at once.
+        assert_eq!(add(begun(4, 1)).await, joined(job(3).id));
+        assert_eq!(store.records(&[job(4).id], false).await.map(|found| found.len()), Ok(0));
+        assert_eq!(store.attempts(job(4).id).await, Ok(vec![]));
+        // Who came beside it joins it, though no key leads there.
+        let beside = |n| New { twin: Some(first.record.id), ..waiting(n, 9) };
+        assert_eq!(add(beside(5)).await, joined(first.record.id));
+        let now = one(&store, first.record.id).await;
+        assert_eq!((now.merged_count, now.job.revision), (1, found.job.revision));
+        // Not once it has ended, nor if it never came.
+        let mut ended = now;
+        let finish = Report { end: Some(End::Finish(None)), ..Report::default() };
+        happens(&store, &mut ended, Event::Of(1, Signal::Report(finish)), at(NOW + 50)).await;
+        assert_eq!(add(beside(6)).await, Ok(Outcome::Done));
+        assert_eq!(add(beside(7)).await, joined(job(6).id), "by the key of that one");
+        assert_eq!(add(New { twin: Some(job(99).id), ..waiting(8, 8) }).await, Ok(Outcome::Done));
+        assert_eq!(one(&store, first.record.id).await.merged_count, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn identical_ones_in_a_transaction_are_one_that_runs() {
+    on_all(async |store| {
+        let mut told = Vec::new();
+        for n in 0..10 {
+            told.push(hand_in(&store, Write::Insert(Box::new(begun(n, 1)))).await);
+        }
+        let first = job(0).id;
+        let mut made = Vec::new();
+        for (n, told) in told.into_iter().enumerate() {
+            let id = job(i64::try_from(n).expect("small")).id;
+            match told.await.expect("told") {
+                Ok(Outcome::Done) => made.push((id, 0)),
+                Ok(Outcome::Existing(Existing::Joined(of))) => {
+                    let (made, joined) = made.last_mut().expect("one was made before");
+                    assert_eq!(*made, of);
+                    *joined += 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        // The writer may have begun with the first alone.
+        assert!(made[0].0 == first && made.len() <= 2, "{made:?}");
+        for (id, joined) in made {
+            let found = one(&store, id).await;
+            assert_eq!((found.merged_count, found.job.attempt), (joined, 1));
+        }
     })
     .await;
 }
@@ -207,12 +277,7 @@ async fn large_writes_are_split_over_transactions() {
     let mut told = Vec::new();
     for n in 0..3 {
         let body = vec![u8::try_from(n).expect("small"); 3 << 20].into();
-        let new = New {
-            record: job(n),
-            payload: Payload { body, ..Payload::default() },
-            merge: None,
-            start_key: None,
-        };
+        let new = New::of(job(n), Payload { body, ..Payload::default() });
         told.push(hand_in(&store, Write::Insert(Box::new(new))).await);
     }
     for told in told {
@@ -256,7 +321,7 @@ async fn so_many(store: &Store) {
             }
             let credentials = Credentials { cookie: Some("a=b".into()), authorization: None };
             let payload = Payload { credentials: Some(credentials), ..payload() };
-            let new = New { record: record.clone(), payload, merge: None, start_key: key };
+            let new = New { start_key: key, ..New::of(record.clone(), payload) };
             told.push(hand_in(store, Write::Insert(Box::new(new))).await);
         }
         for told in told.drain(..) {

@@ -3,7 +3,7 @@
 use super::{
     Client,
     events::{Events, soon},
-    jobs::{CONNECTIONS, OUTSTANDING},
+    jobs::CONNECTIONS,
     load::Caller,
 };
 use crate::{clock, fault::Fault, role::gearman::Submitter, sample::Sample};
@@ -46,7 +46,7 @@ impl Caller for Job {
 
 impl Client {
     pub(super) async fn gearman(&mut self, reports: u32, alone: bool, seconds: f64) -> Result<Sample, Fault> {
-        let (connections, outstanding) = if alone { (1, 1) } else { (CONNECTIONS, OUTSTANDING) };
+        let (connections, outstanding) = if alone { (1, 1) } else { (CONNECTIONS, self.outstanding) };
         let mut submitters = Vec::new();
         for _ in 0..connections {
             submitters.push(Submitter::connect(self.ports["gearmand"]).await?);

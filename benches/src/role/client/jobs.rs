@@ -28,9 +28,6 @@ use std::{
 use tokio::sync::oneshot;
 use tonic::transport::Channel;
 
-/// Jobs that are outstanding at once: twice as many as may run, so that no slot
-/// waits for the client.
-pub(super) const OUTSTANDING: usize = 128;
 /// Connections they are started on.
 pub(super) const CONNECTIONS: usize = 4;
 /// What is waited for an end to be stored.
@@ -124,7 +121,7 @@ async fn ended(control: &mut JobControlClient<Channel>, id: &str) -> Result<(), 
 
 impl Client {
     pub(super) async fn jobs(&mut self, kind: Kind, alone: bool, seconds: f64) -> Result<Sample, Fault> {
-        let (connections, outstanding) = if alone { (1, 1) } else { (CONNECTIONS, OUTSTANDING) };
+        let (connections, outstanding) = if alone { (1, 1) } else { (CONNECTIONS, self.outstanding) };
         let tags = Arc::new(AtomicU64::new(self.tag + 1));
         let entered = Arc::new(Mutex::new(Vec::new()));
         let mut channels = Vec::new();

@@ -22,6 +22,7 @@ use crate::{
     child::{self, Questions},
     fault::{Fault, fault},
     floor::disk,
+    options::Options,
     proc::Cpu,
     sample::Sample,
 };
@@ -65,7 +66,7 @@ impl Side {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Question {
     /// Where all others are, and how many bytes a job's body has.
-    Know { ports: Places, pids: Places, payload: usize },
+    Know { ports: Places, pids: Places, payload: usize, outstanding: usize },
     /// One more process.
     Also { name: String, port: u32, pid: u32 },
     /// Starts jobs that wait for an hour.
@@ -78,7 +79,8 @@ pub enum Question {
     Sizes { call: Call },
     /// Calls in a closed loop, `in_flight` on each connection.
     Load { call: Call, connections: usize, in_flight: usize, seconds: f64 },
-    /// Jobs from their Start to their end, 128 outstanding, or one after the other.
+    /// Jobs from their Start to their end, as many outstanding as is known, or one after
+    /// the other.
     Jobs { kind: Kind, alone: bool, seconds: f64 },
     /// So many jobs to their end, unmeasured.
     Finish { kind: Kind, count: usize },
@@ -107,6 +109,13 @@ pub enum Question {
     Syncs { folder: PathBuf, seconds: f64 },
     /// Rows one by one into a table of the database at `url`, on so many connections.
     Inserts { url: String, connections: usize, seconds: f64 },
+}
+
+impl Question {
+    /// What a client has to know.
+    pub fn know(ports: Places, pids: Places, options: &Options) -> Self {
+        Self::Know { ports, pids, payload: options.payload.max(12), outstanding: options.outstanding.max(1) }
+    }
 }
 
 /// A running job that is reported for from here.
@@ -140,6 +149,8 @@ struct Client {
     ports: Places,
     pids: Places,
     payload: Bytes,
+    /// Whole jobs at once.
+    outstanding: usize,
     scheduled: Arc<Vec<String>>,
     finished: Arc<Vec<String>>,
     held: Vec<Arc<Held>>,
@@ -164,7 +175,8 @@ pub async fn run() -> Result<(), Fault> {
 impl Client {
     async fn answer(&mut self, question: Question) -> Result<Value, Fault> {
         let sample = match question {
-            Question::Know { ports, pids, payload } => {
+            Question::Know { ports, pids, payload, outstanding } => {
+                self.outstanding = outstanding;
                 self.payload = Bytes::from(format!("{{\"text\":\"{}\"}}", "x".repeat(payload - 11)));
                 self.events = Some(Events::listen(ports["events"]).await?);
                 (self.ports, self.pids) = (ports, pids);

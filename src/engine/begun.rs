@@ -1,0 +1,129 @@
+//! A new job that finds a slot free, and nobody who waits for it, is stored as one that
+//! runs: one write less, and one commit sooner, than to store it and then to claim it.
+//!
+//! Identical Starts that come while it is on its way to the tables join it, as they
+//! would if it waited there; one that comes when it is stored finds that it has begun.
+
+use super::{Engine, lock};
+use crate::{
+    job::{Event, JobId, MergeClass, Record, State},
+    store::{AttemptRow, Error, New},
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// Between two looks for what became of a write that failed.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Those on their way to the tables that waiting jobs may join, by their merge keys.
+#[derive(Debug, Default)]
+pub(super) struct Beginning(Mutex<HashMap<[u8; 32], JobId>>);
+
+/// How a new job goes to the tables.
+pub(super) enum Way {
+    /// It is not due yet.
+    Later,
+    /// It waits for a slot.
+    Queued,
+    /// It runs.
+    Begun(Box<Begun>),
+}
+
+/// A job that runs once it is stored.
+pub(super) struct Begun {
+    record: Record,
+    row: AttemptRow,
+    slot: Arc<OwnedSemaphorePermit>,
+    key: Option<[u8; 32]>,
+}
+
+impl Engine {
+    /// To be asked right before `new` is handed to the writer, which makes it a job that
+    /// runs if it can be one.
+    pub(super) fn way(&self, new: &mut New) -> Way {
+        if !matches!(new.record.job.state, State::Queued) {
+            return Way::Later;
+        }
+        let target = Arc::clone(&new.record.spec.target);
+        let pending = new.record.spec.merge == Some(MergeClass::Pending);
+        let key = new.merge.map(|merge| merge.key).filter(|_| pending);
+        let mut beginning = lock(&self.beginning.0);
+        new.twin = key.and_then(|key| beginning.get(&key).copied());
+        let open = new.twin.is_none() && self.healthy();
+        let begun = open.then(|| self.dispatcher.place(&target)).flatten().and_then(|slot| {
+            let (mut record, now) = (new.record.clone(), self.clock.now());
+            // If its time is over already that is for the schedule.
+            record.job.apply(Event::Claim, now).ok()?;
+            matches!(record.job.state, State::Running(_)).then(|| {
+                let row = self.claimed(&record, now);
+                Begun { record, row, slot, key }
+            })
+        });
+        let Some(begun) = begun else {
+            self.dispatcher.comes(&target);
+            return Way::Queued;
+        };
+        if let Some(key) = key {
+            beginning.insert(key, begun.record.id);
+        }
+        new.record = begun.record.clone();
+        new.attempt = Some(begun.row.clone());
+        Way::Begun(Box::new(begun))
+    }
+
+    /// On the writer's side: it is durable.
+    pub(super) fn begins(self: &Arc<Self>, begun: Begun, payload: crate::job::Payload) {
+        self.passed(&begun);
+        let Begun { record, row, slot, .. } = begun;
+        self.begin_attempt(record, row, Some(payload), slot);
+    }
+
+    /// On the writer's side: another job stands for it.
+    pub(super) fn begins_not(&self, begun: Begun) {
+        self.passed(&begun);
+        drop(begun);
+        self.dispatcher.wake();
+    }
+
+    /// On the writer's side: it could not be written. Should it be in the tables all the
+    /// same, nobody but this node carries it on.
+    pub(super) fn begins_perhaps(self: &Arc<Self>, begun: Begun, error: &Error) {
+        if !error.is_transient() {
+            return self.begins_not(begun);
+        }
+        self.passed(&begun);
+        let engine = Arc::clone(self);
+        self.tasks.spawn("begun perhaps", async move {
+            let Begun { record, row, slot, .. } = begun;
+            while engine.store_is_back().await {
+                match engine.store.records(&[record.id], false).await {
+                    Ok(rows) => {
+                        if rows.first().is_some_and(|row| row.job.revision == record.job.revision) {
+                            engine.begin_attempt(record, row, None, slot);
+                        }
+                        break;
+                    }
+                    Err(error) => {
+                        tracing::debug!(job = %record.id, %error, "whether it is stored cannot be read now");
+                    }
+                }
+                tokio::select! {
+                    biased;
+                    () = engine.tasks.stop().cancelled() => return,
+                    () = tokio::time::sleep(LOOK) => {}
+                }
+            }
+            engine.dispatcher.wake();
+        });
+    }
+
+    fn passed(&self, begun: &Begun) {
+        if let Some(key) = &begun.key {
+            lock(&self.beginning.0).remove(key);
+        }
+    }
+}
