@@ -192,7 +192,7 @@ impl Batch {
                     if is_new(job) =>
                 {
                     new.push((job, request, labels, start_key));
-                    begun.extend(attempt);
+                    begun.extend(attempt.as_deref());
                 }
                 Rows::Update { from, job, progress: true, text, attempt, .. } => {
                     reported.push((*from, job, text, attempt));

@@ -131,7 +131,7 @@ async fn all(
         match write {
             Rows::Insert { .. } if existing.contains_key(&place) => {}
             Rows::Insert { job, request, labels: more, text, attempt, .. } => {
-                attempts.extend(attempt.clone());
+                attempts.extend(attempt.as_deref().cloned());
                 jobs.push(job);
                 requests.push(request.clone());
                 labels.extend(more.iter().cloned());

@@ -130,7 +130,7 @@ impl Tables {
             self.requests.insert(job.id.clone(), request.clone());
             self.labels.insert(job.id.clone(), labels.clone());
             texts.extend(text.clone());
-            attempts.extend(attempt.clone());
+            attempts.extend(attempt.as_deref().cloned());
         }
         for key in start_keys {
             self.start_keys.insert((key.caller.clone(), key.key_hash.clone()), key);

@@ -174,7 +174,7 @@ pub(super) enum Rows {
         join: bool,
         /// The merge key by which it finds others, where none finds it by that.
         sought: Option<Vec<u8>>,
-        attempt: Option<attempt::Model>,
+        attempt: Option<Box<attempt::Model>>,
         twin: Option<JobId>,
     },
     Update {
@@ -222,7 +222,7 @@ impl Rows {
                 let rows = Self::Insert {
                     job: job::Model { merge_key, ..row::job(&record, owner(&record, node)) },
                     sought,
-                    attempt: attempt.map(|attempt| row::attempt(record.id, attempt)),
+                    attempt: attempt.map(|attempt| Box::new(row::attempt(record.id, attempt))),
                     twin,
                     join: merge.is_some_and(|merge| merge.join),
                     start_key: start_key.map(|key| start_key::Model {

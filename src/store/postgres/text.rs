@@ -48,7 +48,7 @@ impl Batch {
                     if is_new(job) =>
                 {
                     new.push((job, request, labels, start_key.as_ref()));
-                    begun.extend(attempt);
+                    begun.extend(attempt.as_deref());
                 }
                 Rows::Update { from, job, progress, closed, wipe, text, attempt } => {
                     let change = Change { from: *from, job, closed: *closed, wipe: *wipe };
