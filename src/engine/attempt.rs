@@ -30,16 +30,11 @@ impl Attempt {
         }
         let run = run(job);
         AttemptRow {
-            attempt: job.attempt,
-            node: Arc::clone(&self.node),
-            claimed_at: self.claimed_at,
             sent_at: run.and_then(|run| run.sent_at),
             reported: run.is_some_and(|run| run.reported),
             sequence: run.map_or(0, |run| run.sequence),
-            ended_at: None,
             http_status: self.http_status,
-            failure: None,
-            ended_by: None,
+            ..AttemptRow::claimed(job.attempt, Arc::clone(&self.node), self.claimed_at)
         }
     }
 

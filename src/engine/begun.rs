@@ -1,6 +1,8 @@
 //! A new job that finds a slot free, and nobody who waits for it, is stored as one that
 //! runs: one write less, and one commit sooner, than to store it and then to claim it.
 //!
+//! A target with a rate queues all, since a slot alone does not say when one may begin.
+//!
 //! Identical Starts that come while it is on its way to the tables join it, as they
 //! would if it waited there; one that comes when it is stored finds that it has begun.
 
@@ -59,7 +61,8 @@ impl Engine {
             // If its time is over already that is for the schedule.
             record.job.apply(Event::Claim, now).ok()?;
             matches!(record.job.state, State::Running(_)).then(|| {
-                let row = self.claimed(&record, now);
+                let node = Arc::clone(&self.settings.node);
+                let row = AttemptRow::claimed(record.job.attempt, node, now.wall);
                 Begun { record, row, slot, key }
             })
         });

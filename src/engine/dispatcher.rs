@@ -12,9 +12,9 @@
 //! doing it twice does no harm. While the store fails it rests, and looks again each
 //! second.
 
-use super::{Engine, Error, TargetSettings, live::Live, lock};
+use super::{Engine, Error, TargetSettings, lock};
 use crate::{
-    job::{Event, JobId, Now, Payload, Record, State},
+    job::{Event, JobId, Payload, Record, State},
     store::{AttemptRow, Outcome, Update, Write},
 };
 use std::{
@@ -106,7 +106,7 @@ pub(super) struct Connections(watch::Sender<usize>);
 pub(super) struct Connected(watch::Sender<usize>);
 
 impl Connections {
-    fn open(&self) -> Connected {
+    pub(super) fn open(&self) -> Connected {
         self.0.send_modify(|open| *open += 1);
         Connected(self.0.clone())
     }
@@ -395,7 +395,7 @@ impl Engine {
             self.schedule.wake_at(now.wall);
             return Ok(());
         }
-        let row = self.claimed(&record, now);
+        let row = AttemptRow::claimed(record.job.attempt, self.settings.node.clone(), now.wall);
         let permit = match self.store.reserve().await {
             Ok(permit) => permit,
             Err(_) => return Err(Error::Draining),
@@ -423,48 +423,5 @@ impl Engine {
             }),
         );
         Ok(())
-    }
-
-    /// The row of an attempt that begins now.
-    pub(super) fn claimed(&self, record: &Record, now: Now) -> AttemptRow {
-        AttemptRow {
-            attempt: record.job.attempt,
-            node: self.settings.node.clone(),
-            claimed_at: now.wall,
-            sent_at: None,
-            reported: false,
-            sequence: 0,
-            ended_at: None,
-            http_status: None,
-            failure: None,
-            ended_by: None,
-        }
-    }
-
-    /// On the writer's side: the claim is durable.
-    pub(super) fn begin_attempt(
-        self: &Arc<Self>,
-        record: Record,
-        row: AttemptRow,
-        payload: Option<Payload>,
-        slot: Arc<OwnedSemaphorePermit>,
-    ) {
-        let live = Live::new(record, row, Some(Arc::clone(&slot)));
-        {
-            let mut inner = lock(&live.inner);
-            self.live.insert(&live);
-            self.publish(&live, &inner);
-            self.timers.arm(&live, &mut inner);
-        }
-        let connected = self.dispatcher.connections.open();
-        let span = tracing::info_span!("attempt", job = %live.id, attempt = live.attempt);
-        let engine = Arc::clone(self);
-        let _entered = span.enter();
-        self.tasks.spawn("attempt", async move {
-            engine.run_attempt(&live, payload).await;
-            drop(slot);
-            drop(connected);
-            engine.dispatcher.wake();
-        });
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  Start ──insert──▶ store ──committed──▶ dispatcher ──claim──▶ store
-//!                                                                 │ committed
+//!    └─────── a slot is free: insert and claim at once ──────────▶│ committed
 //!  Report ─┐                                                      ▼
 //!  timers ─┼─▶ Live (one lock a running job) ◀──outcome── runner ──▶ trigger
 //!  Cancel ─┘      │ commit, or flush within flush_interval

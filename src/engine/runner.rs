@@ -1,9 +1,9 @@
 //! One attempt: triggers the action and tells the machine what came of it.
 
-use super::{Engine, live::Live, live::Uncommitted, lock};
+use super::{AttemptRow, Engine, live::Live, live::Uncommitted, lock};
 use crate::{
     job::{
-        Connection, Event, Payload, Reason, Signal, State,
+        Connection, Event, Payload, Reason, Record, Signal, State,
         transition::{Response, Transition},
     },
     secret::ReportToken,
@@ -11,6 +11,7 @@ use crate::{
     trigger::{Outcome, Request, Sink},
 };
 use std::{sync::Arc, time::Duration};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// How long a 2xx waits for the attempt's open streams of reports.
 const LAST_REPORTS: Duration = Duration::from_secs(1);
@@ -48,6 +49,33 @@ impl Sink for Ears {
 }
 
 impl Engine {
+    /// On the writer's side: the claim is durable.
+    pub(super) fn begin_attempt(
+        self: &Arc<Self>,
+        record: Record,
+        row: AttemptRow,
+        payload: Option<Payload>,
+        slot: Arc<OwnedSemaphorePermit>,
+    ) {
+        let live = Live::new(record, row, Some(Arc::clone(&slot)));
+        {
+            let mut inner = lock(&live.inner);
+            self.live.insert(&live);
+            self.publish(&live, &inner);
+            self.timers.arm(&live, &mut inner);
+        }
+        let connected = self.dispatcher.connections.open();
+        let span = tracing::info_span!("attempt", job = %live.id, attempt = live.attempt);
+        let engine = Arc::clone(self);
+        let _entered = span.enter();
+        self.tasks.spawn("attempt", async move {
+            engine.run_attempt(&live, payload).await;
+            drop(slot);
+            drop(connected);
+            engine.dispatcher.wake();
+        });
+    }
+
     pub(super) async fn run_attempt(self: &Arc<Self>, live: &Arc<Live>, payload: Option<Payload>) {
         let spec = live.spec();
         let path = spec.url.split('?').next().unwrap_or_default();

@@ -152,6 +152,24 @@ pub struct AttemptRow {
     pub ended_by: Option<Ended>,
 }
 
+impl AttemptRow {
+    /// One that begins.
+    pub fn claimed(attempt: u32, node: Arc<str>, claimed_at: i64) -> Self {
+        Self {
+            attempt,
+            node,
+            claimed_at,
+            sent_at: None,
+            reported: false,
+            sequence: 0,
+            ended_at: None,
+            http_status: None,
+            failure: None,
+            ended_by: None,
+        }
+    }
+}
+
 /// By what a repeat of the report that ended an attempt is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {

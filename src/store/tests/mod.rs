@@ -236,16 +236,5 @@ fn says(text: &str) -> Signal {
 }
 
 fn claimed(record: &Record) -> AttemptRow {
-    AttemptRow {
-        attempt: record.job.attempt,
-        node: "here".into(),
-        claimed_at: record.job.updated_at,
-        sent_at: None,
-        reported: false,
-        sequence: 0,
-        ended_at: None,
-        http_status: None,
-        failure: None,
-        ended_by: None,
-    }
+    AttemptRow::claimed(record.job.attempt, "here".into(), record.job.updated_at)
 }
