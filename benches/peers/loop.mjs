@@ -8,7 +8,7 @@ import { createInterface } from 'node:readline';
 export const now = () => Number(process.hrtime.bigint());
 export const answer = (value) => process.stdout.write(JSON.stringify({ Ok: value }) + '\n');
 export const REPORTS = 5;
-export const CONCURRENCY = Number(process.env.SLOTS);
+export const CONCURRENCY = Number(process.env.WORKERS);
 const OUTSTANDING = Number(process.env.OUTSTANDING);
 
 // Ends with the parent.

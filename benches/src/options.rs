@@ -33,7 +33,8 @@ pub struct Options {
     /// Whole jobs that are outstanding at once.
     #[arg(long, global = true, value_name = "N", default_value_t = 64)]
     pub outstanding: usize,
-    /// Jobs that may run at once. Less than are outstanding, and the others wait.
+    /// Jobs that may run at once. Less than are outstanding, and the others wait. Peers
+    /// have as many workers, but no more than jobs.
     #[arg(long, global = true, value_name = "N", default_value_t = 128)]
     pub slots: usize,
     /// Another setting of the service; may be given more than once.
@@ -59,6 +60,11 @@ impl Options {
         }
         self.repeat = self.repeat.max(1);
         self
+    }
+
+    /// Workers of a peer: more than there are jobs would only be in each other's way.
+    pub fn workers(&self) -> usize {
+        self.slots.min(self.outstanding)
     }
 
     /// How whole jobs are measured.

@@ -60,7 +60,7 @@ impl Peer {
             let mut command = Command::new("node");
             command.env("PEERS", &programs.node).arg(&script).arg(role);
             command.env("OUTSTANDING", options.outstanding.to_string());
-            command.env("SLOTS", options.slots.to_string());
+            command.env("WORKERS", options.workers().to_string());
             command.arg(server.port.to_string()).arg(options.payload.to_string());
             command
         };
@@ -77,7 +77,7 @@ impl Peer {
         let server = Server::gearmand(&programs.gearmand, folder.path()).await?;
         let mut worker = Command::new(std::env::current_exe()?);
         worker.args(["role", "gearman", "--port"]).arg(server.port.to_string());
-        worker.arg("--slots").arg(options.slots.to_string());
+        worker.arg("--workers").arg(options.workers().to_string());
         let (worker, mut ports) = Child::run::<Places>(name, worker).await?;
         let (mut producer, ()) = Child::start("client", 1).await?;
         ports.insert("gearmand".into(), server.port.into());

@@ -63,11 +63,11 @@ async fn connect(port: u32) -> Result<(BufReader<OwnedReadHalf>, OwnedWriteHalf)
 
 /// Answers with the port of `events`, and works for gearmand at `port`: each worker on a
 /// connection of its own has one job at a time.
-pub async fn work(port: u32, slots: usize) -> Result<(), Fault> {
+pub async fn work(port: u32, workers: usize) -> Result<(), Fault> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let events = u32::from(listener.local_addr()?.port());
     let (teller, lines) = mpsc::channel(65_536);
-    for _ in 0..slots {
+    for _ in 0..workers {
         spawn(worker(port, teller.clone()));
     }
     spawn(async move {

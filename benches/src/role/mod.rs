@@ -27,7 +27,7 @@ pub enum Role {
         port: u32,
         /// Workers.
         #[arg(long)]
-        slots: usize,
+        workers: usize,
     },
     /// Becomes another program that dies with its parent.
     Exec {
@@ -65,9 +65,9 @@ impl Role {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                 runtime.block_on(client::run())
             }
-            Self::Gearman { port, slots } => {
+            Self::Gearman { port, workers } => {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(gearman::work(port, slots))
+                runtime.block_on(gearman::work(port, workers))
             }
             Self::Exec { command } => {
                 use std::os::unix::process::CommandExt as _;
