@@ -3,8 +3,10 @@
 //!
 //! A target with a rate queues all, since a slot alone does not say when one may begin.
 //!
-//! Identical Starts that come while it is on its way to the tables join it, as they
-//! would if it waited there; one that comes when it is stored finds that it has begun.
+//! Identical Starts that come to this node while it is on its way to the tables join it,
+//! as they would if it waited there; one that comes when it is stored finds that it has
+//! begun. Of what is on its way other nodes know nothing: while there are others, a job
+//! that identical ones may join is queued, where its key is for all to find.
 
 use super::{Engine, lock};
 use crate::{
@@ -55,7 +57,8 @@ impl Engine {
         let key = new.merge.map(|merge| merge.key).filter(|_| pending);
         let mut beginning = lock(&self.beginning.0);
         new.twin = key.and_then(|key| beginning.get(&key).copied());
-        let open = new.twin.is_none() && self.healthy();
+        let alone = key.is_none() || !self.store.others_live();
+        let open = new.twin.is_none() && alone && self.healthy();
         let begun = open.then(|| self.dispatcher.place(&target)).flatten().and_then(|slot| {
             let (mut record, now) = (new.record.clone(), self.clock.now());
             // If its time is over already that is for the schedule.
@@ -101,27 +104,42 @@ impl Engine {
         self.passed(&begun);
         let engine = Arc::clone(self);
         self.tasks.spawn("begun perhaps", async move {
-            let Begun { record, row, slot, .. } = begun;
-            while engine.store_is_back().await {
-                match engine.store.records(&[record.id], false).await {
-                    Ok(rows) => {
-                        if rows.first().is_some_and(|row| row.job.revision == record.job.revision) {
-                            engine.begin_attempt(record, row, None, slot);
-                        }
-                        break;
-                    }
-                    Err(error) => {
-                        tracing::debug!(job = %record.id, %error, "whether it is stored cannot be read now");
-                    }
+            match engine.is_stored(&begun.record).await {
+                Some(merged_count) => {
+                    let Begun { record, row, slot, .. } = begun;
+                    engine.begin_attempt(Record { merged_count, ..record }, row, None, slot);
                 }
-                tokio::select! {
-                    biased;
-                    () = engine.tasks.stop().cancelled() => return,
-                    () = tokio::time::sleep(LOOK) => {}
+                None => {
+                    drop(begun);
+                    engine.dispatcher.wake();
                 }
             }
-            engine.dispatcher.wake();
         });
+    }
+
+    /// Once the store is back: how many have joined a job, if it is there as `record`.
+    async fn is_stored(&self, record: &Record) -> Option<u32> {
+        while self.store_is_back().await {
+            match self.store.records(&[record.id], false).await {
+                Ok(rows) => {
+                    let row = rows.into_iter().next()?;
+                    return (row.job.revision == record.job.revision).then_some(row.merged_count);
+                }
+                Err(error) if error.is_transient() => {
+                    tracing::debug!(job = %record.id, %error, "whether it is stored cannot be read now");
+                }
+                Err(error) => {
+                    tracing::error!(job = %record.id, %error, "whether it is stored cannot be read");
+                    return None;
+                }
+            }
+            tokio::select! {
+                biased;
+                () = self.tasks.stop().cancelled() => return None,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+        None
     }
 
     fn passed(&self, begun: &Begun) {

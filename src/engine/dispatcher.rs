@@ -62,6 +62,8 @@ struct Queue {
     hints: BTreeMap<Order, Hint>,
     /// The tables may hold jobs that come after the last hint.
     more: bool,
+    /// They are being looked at.
+    reading: bool,
     /// Claims that are on their way to the tables.
     claiming: HashSet<JobId>,
     /// Jobs on their way to the tables, to be queued there.
@@ -132,6 +134,7 @@ impl Dispatcher {
             slots: Arc::new(Semaphore::new(target.max_in_flight)),
             hints: BTreeMap::new(),
             more: true,
+            reading: false,
             claiming: HashSet::new(),
             coming: 0,
             here: VecDeque::new(),
@@ -152,7 +155,8 @@ impl Dispatcher {
     pub(super) fn place(&self, target: &str) -> Option<Arc<OwnedSemaphorePermit>> {
         let queues = lock(&self.queues);
         let queue = queues.get(target)?;
-        let first = queue.rate.is_none() && !queue.more && queue.hints.is_empty() && queue.coming == 0;
+        let known = !queue.more && !queue.reading;
+        let first = known && queue.hints.is_empty() && queue.coming == 0 && queue.rate.is_none();
         let slots = first.then(|| Arc::clone(&queue.slots))?;
         slots.try_acquire_owned().ok().map(Arc::new)
     }
@@ -355,12 +359,13 @@ impl Engine {
             let mut queues = lock(&self.dispatcher.queues);
             let Some(queue) = queues.get_mut(target) else { return Ok(()) };
             // What comes from now on is hinted; what was there is read below.
-            queue.more = false;
+            (queue.more, queue.reading) = (false, true);
             queue.claiming.iter().copied().collect()
         };
         let read = self.store.claimable(target, HINTS as u64, &claiming).await;
         let mut queues = lock(&self.dispatcher.queues);
         let Some(queue) = queues.get_mut(target) else { return Ok(()) };
+        queue.reading = false;
         let records = read.inspect_err(|_| queue.more = true)?;
         let full = records.len() >= HINTS;
         let fresh = match self.store.is_shared() {

@@ -6,7 +6,8 @@
 //! On SQLite the transaction is the only one that writes, so what is read here holds
 //! until it commits. Elsewhere it may be overtaken: a key that another node stores
 //! meanwhile makes the insert fail, a job that may not be joined any more makes its
-//! count find no row, and the transaction is begun anew, see `shared.rs`.
+//! count find no row, and the transaction is begun anew, see `shared.rs`. A job that has
+//! begun keeps no key: one that another node stores at the same time is not seen.
 
 use super::{
     database::Transaction,

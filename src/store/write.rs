@@ -16,7 +16,7 @@ pub struct New {
     pub record: Record,
     /// What is sealed of it.
     pub payload: Payload,
-    /// By what identical Starts find it, and this one finds others.
+    /// By what this one finds identical ones, and they find it unless it has begun.
     pub merge: Option<Merge>,
     /// By what a repeat of this Start is known.
     pub start_key: Option<StartKey>,

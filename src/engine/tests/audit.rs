@@ -102,6 +102,23 @@ impl Audit<'_> {
             let what = format!("made, though {twin} is identical and open");
             self.fault(id, what);
         }
+        // Every Start like this was asked before that one was stored: so was this one,
+        // which should have joined it.
+        let asked = self.ledger.asked.get(&identity).into_iter().flatten();
+        let (first, last) = asked.fold((u64::MAX, 0), |(first, last), at| (first.min(*at), last.max(*at)));
+        let beside = |(_, known): &(&JobId, &Known)| {
+            let stored = known.claimed_at.filter(|_| known.begun && known.life == self.life.number);
+            known.identity == identity && known.class == spec.merge && stored.is_some_and(|at| last < at)
+        };
+        let handed_in = self.world.plan.queue > 8 && self.world.plan.hang_ups == 0;
+        let pending = spec.merge == Some(MergeClass::Pending) && !self.tables.is_run_again(id) && handed_in;
+        if pending
+            && self.ledger.trouble_at < first
+            && let Some((twin, _)) = self.ledger.jobs.iter().find(beside)
+        {
+            let what = format!("made, though {twin} was on its way when it came");
+            self.fault(id, what);
+        }
         // A job that runs another one again has its labels, and a key of its own.
         let key = spec.labels.get(KEY).filter(|_| !self.tables.is_run_again(id)).cloned();
         let jobs = self.ledger.jobs.iter().filter(|(other, _)| !self.ledger.gone.contains(other));
@@ -120,6 +137,7 @@ impl Audit<'_> {
             waits_since: self.now,
             claimed_at: None,
             begun: job.state == 3,
+            life: self.life.number,
             told_at: None,
             highest: Revision::default(),
         };

@@ -64,6 +64,8 @@ pub(super) struct Known {
     pub(super) claimed_at: Option<u64>,
     /// Whether it ran from its beginning.
     pub(super) begun: bool,
+    /// The process that stored it.
+    pub(super) life: u32,
     /// When the engine was told that it is stored.
     pub(super) told_at: Option<u64>,
     /// The highest revision that anybody was shown.

@@ -134,7 +134,8 @@ async fn among_many_finished_jobs_everything_is_found_by_an_index() {
         let some_ids = ids_of(FINISHED + 1..FINISHED + 51);
         let marks = vec!["?"; some_ids.len()].join(", ");
         let by_ids = |text: &str| {
-            let text = text.replace("{marks}", &marks);
+            let rows = vec!["(?)"; some_ids.len()].join(", ");
+            let text = text.replace("{marks}", &marks).replace("{rows}", &rows);
             crate::store::dialect::statement(backend, text, some_ids.clone())
         };
         let keys: Vec<Value> =
@@ -163,6 +164,7 @@ async fn among_many_finished_jobs_everything_is_found_by_an_index() {
             ("status", backend.build(&status)),
             ("start keys", known_keys),
             ("identical", by_ids(r#"SELECT merge_key, id FROM "job" WHERE merge_key IN ({marks})"#)),
+            ("twins", by_ids(r#"SELECT id FROM "job" WHERE id IN ({marks}) AND state < 4"#)),
             ("feed", select(feed::changed_since(now, None, backend), 1_000)),
             ("feed, next page", select(feed::changed_since(now, Some((now, job(1).id)), backend), 1_000)),
             ("retention", select(read::ended_before(StateName::Failed, 500), 64)),
@@ -188,6 +190,12 @@ async fn among_many_finished_jobs_everything_is_found_by_an_index() {
             asked.push((
                 "update",
                 by_ids(r#"SELECT id, revision FROM "job" WHERE id IN ({marks}) ORDER BY id FOR UPDATE"#),
+            ));
+        }
+        if backend == DbBackend::Sqlite {
+            asked.push((
+                "none identical",
+                by_ids(r#"SELECT merge_key NOT NULL FROM "job" WHERE merge_key IN (VALUES {rows})"#),
             ));
         }
         for (name, statement) in asked {

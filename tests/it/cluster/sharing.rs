@@ -43,6 +43,34 @@ async fn a_hundred_identical_starts_at_three_nodes_make_one_job() {
 }
 
 #[tokio::test]
+async fn what_others_may_join_is_queued_for_them_to_find_and_all_else_runs_at_once() {
+    if !on_a_server() {
+        return;
+    }
+    let cluster = Cluster::new(2).await;
+    let mut ran_at_once = false;
+    for n in 0..20 {
+        let joins = v1::StartRequest {
+            merge_policy: MergePolicy::JoinPending.into(),
+            ..start(&format!("/joins/{n}"))
+        };
+        let job = cluster.nodes[0].start(joins).await;
+        assert_eq!((job.state(), job.attempt), (JobState::Queued, 0));
+        let alone =
+            v1::StartRequest { merge_policy: MergePolicy::Never.into(), ..start(&format!("/alone/{n}")) };
+        let other = cluster.nodes[0].start(alone).await;
+        ran_at_once |= other.state() == JobState::Running;
+        for _ in 0..2 {
+            any_hit(&cluster.applications).await.1.ok();
+        }
+        for id in [job.id, other.id] {
+            assert_eq!(cluster.nodes[1].end(&id).await.state(), JobState::Succeeded);
+        }
+    }
+    assert!(ran_at_once, "a slot was free, and nobody waited");
+}
+
+#[tokio::test]
 async fn what_a_full_node_was_given_is_run_by_others() {
     if !on_a_server() {
         return;
