@@ -170,7 +170,7 @@ impl Callers {
         }
         let watch = v1::WatchStatusRequest { job_ids: vec![job.id.clone()], ..Default::default() };
         let mut frames = client.watch_status(watch).await?.into_inner();
-        let (mut last, mut revision) = (job.state(), None);
+        let (mut last, mut revision) = (JobState::Unspecified, None);
         while let Some(frame) = frames.message().await? {
             let Some(job) = frame.job else { continue };
             if revision.is_some_and(|revision| job.revision <= revision) {
