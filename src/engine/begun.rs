@@ -10,7 +10,7 @@
 
 use super::{Engine, lock};
 use crate::{
-    job::{Event, JobId, MergeClass, Record, State},
+    job::{Event, JobId, MergeClass, Payload, Record, State},
     store::{AttemptRow, Error, New},
 };
 use std::{
@@ -37,9 +37,8 @@ pub(super) enum Way {
     Begun(Box<Begun>),
 }
 
-/// A job that runs once it is stored.
+/// What a job has that runs once it is stored.
 pub(super) struct Begun {
-    record: Record,
     row: AttemptRow,
     slot: Arc<OwnedSemaphorePermit>,
     key: Option<[u8; 32]>,
@@ -60,13 +59,13 @@ impl Engine {
         let alone = key.is_none() || !self.store.others_live();
         let open = new.twin.is_none() && alone && self.healthy();
         let begun = open.then(|| self.dispatcher.place(&target)).flatten().and_then(|slot| {
-            let (mut record, now) = (new.record.clone(), self.clock.now());
+            let (mut job, now) = (new.record.job.clone(), self.clock.now());
             // If its time is over already that is for the schedule.
-            record.job.apply(Event::Claim, now).ok()?;
-            matches!(record.job.state, State::Running(_)).then(|| {
-                let node = Arc::clone(&self.settings.node);
-                let row = AttemptRow::claimed(record.job.attempt, node, now.wall);
-                Begun { record, row, slot, key }
+            job.apply(Event::Claim, now).ok()?;
+            matches!(job.state, State::Running(_)).then(|| {
+                let row = AttemptRow::claimed(job.attempt, Arc::clone(&self.settings.node), now.wall);
+                new.record.job = job;
+                Begun { row, slot, key }
             })
         });
         let Some(begun) = begun else {
@@ -74,17 +73,16 @@ impl Engine {
             return Way::Queued;
         };
         if let Some(key) = key {
-            beginning.insert(key, begun.record.id);
+            beginning.insert(key, new.record.id);
         }
-        new.record = begun.record.clone();
         new.attempt = Some(begun.row.clone());
         Way::Begun(Box::new(begun))
     }
 
     /// On the writer's side: it is durable.
-    pub(super) fn begins(self: &Arc<Self>, begun: Begun, payload: crate::job::Payload) {
+    pub(super) fn begins(self: &Arc<Self>, begun: Begun, record: Record, payload: Payload) {
         self.passed(&begun);
-        let Begun { record, row, slot, .. } = begun;
+        let Begun { row, slot, .. } = begun;
         self.begin_attempt(record, row, Some(payload), slot);
     }
 
@@ -97,16 +95,16 @@ impl Engine {
 
     /// On the writer's side: it could not be written. Should it be in the tables all the
     /// same, nobody but this node carries it on.
-    pub(super) fn begins_perhaps(self: &Arc<Self>, begun: Begun, error: &Error) {
+    pub(super) fn begins_perhaps(self: &Arc<Self>, begun: Begun, record: Record, error: &Error) {
         if !error.is_transient() {
             return self.begins_not(begun);
         }
         self.passed(&begun);
         let engine = Arc::clone(self);
         self.tasks.spawn("begun perhaps", async move {
-            match engine.is_stored(&begun.record).await {
+            match engine.is_stored(&record).await {
                 Some(merged_count) => {
-                    let Begun { record, row, slot, .. } = begun;
+                    let Begun { row, slot, .. } = begun;
                     engine.begin_attempt(Record { merged_count, ..record }, row, None, slot);
                 }
                 None => {

@@ -184,7 +184,8 @@ impl Engine {
         payload: Payload,
         result: Result<Outcome, store::Error>,
     ) -> Result<Stored, Error> {
-        let target = &shown.subject.spec.target;
+        let record = &shown.subject;
+        let target = &record.spec.target;
         match result {
             Ok(Outcome::Existing(existing)) => {
                 match way {
@@ -198,10 +199,10 @@ impl Engine {
             }
             Ok(Outcome::Done | Outcome::Lost) => {
                 match way {
-                    Way::Begun(begun) => self.begins(*begun, payload),
+                    Way::Begun(begun) => self.begins(*begun, record.clone(), payload),
                     way => {
                         self.shows(shown);
-                        self.waits(shown.subject.clone(), Some(payload));
+                        self.waits(record.clone(), Some(payload));
                         self.has_come(&way, target);
                     }
                 }
@@ -209,7 +210,7 @@ impl Engine {
             }
             Err(error) => {
                 match way {
-                    Way::Begun(begun) => self.begins_perhaps(*begun, &error),
+                    Way::Begun(begun) => self.begins_perhaps(*begun, record.clone(), &error),
                     way => self.waits_not(&way, target),
                 }
                 Err(Error::from(error))

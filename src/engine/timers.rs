@@ -144,18 +144,7 @@ mod tests {
             merged_count: 0,
             job,
         };
-        let row = AttemptRow {
-            attempt: 1,
-            node: "here".into(),
-            claimed_at: at(0).wall,
-            sent_at: None,
-            reported: false,
-            sequence: 0,
-            ended_at: None,
-            http_status: None,
-            failure: None,
-            ended_by: None,
-        };
+        let row = AttemptRow::claimed(1, "here".into(), at(0).wall);
         Live::new(record, row, None)
     }
 

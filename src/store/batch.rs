@@ -185,14 +185,23 @@ struct Batch {
 impl Batch {
     fn of(writes: &[Rows]) -> Option<Self> {
         let (mut new, mut reported, mut changed) = (Vec::new(), Vec::new(), Vec::new());
-        let mut begun = Vec::new();
+        let (mut begun, mut wanted) = (Vec::new(), Vec::new());
         for write in writes {
             match write {
-                Rows::Insert { job, request, labels, text: None, start_key, attempt, twin: None, .. }
-                    if is_new(job) =>
-                {
+                Rows::Insert {
+                    job,
+                    request,
+                    labels,
+                    text: None,
+                    start_key,
+                    sought,
+                    attempt,
+                    twin: None,
+                    ..
+                } if is_new(job) => {
                     new.push((job, request, labels, start_key));
                     begun.extend(attempt.as_deref());
+                    wanted.extend(sought.as_deref());
                 }
                 Rows::Update { from, job, progress: true, text, attempt, .. } => {
                     reported.push((*from, job, text, attempt));
@@ -203,8 +212,8 @@ impl Batch {
                 Rows::Insert { .. } | Rows::Delete(_) | Rows::Reseal { .. } => return None,
             }
         }
-        let sought: Vec<&[u8]> = writes.iter().filter_map(sought).collect();
-        if !sought.is_empty() && has_twins(writes) {
+        // A key that is stored collides by itself.
+        if !wanted.is_empty() && has_twins(writes) {
             return None;
         }
         let mut batch = Self {
@@ -217,7 +226,7 @@ impl Batch {
         batch.values.reserve(writes.len() * 40, 0);
         batch.text.push_str("BEGIN IMMEDIATE;");
         let (begin, change) = (batch.full(new.len()), batch.full(reported.len()) + batch.full(changed.len()));
-        batch.absent(&sought, begin);
+        batch.absent(&wanted, begin);
         batch.insert(("job", NEW), begin, new.iter().map(|(job, ..)| *job), Self::new_job);
         batch.insert(
             ("job_request", REQUEST),
@@ -387,14 +396,6 @@ impl Batch {
         if self.rows(1, full, before, jobs, |batch, job| batch.add(job.id.as_slice())) > 0 {
             self.text.push_str(");");
         }
-    }
-}
-
-/// The merge key that a new job finds others by, and none finds it by.
-fn sought(write: &Rows) -> Option<&[u8]> {
-    match write {
-        Rows::Insert { sought, .. } => sought.as_deref(),
-        Rows::Update { .. } | Rows::Delete(_) | Rows::Reseal { .. } => None,
     }
 }
 

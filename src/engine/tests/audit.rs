@@ -103,16 +103,18 @@ impl Audit<'_> {
             self.fault(id, what);
         }
         // Every Start like this was asked before that one was stored: so was this one,
-        // which should have joined it.
+        // which should have joined it, unless it is a repeat or had to wait for room in
+        // the queue.
         let asked = self.ledger.asked.get(&identity).into_iter().flatten();
         let (first, last) = asked.fold((u64::MAX, 0), |(first, last), at| (first.min(*at), last.max(*at)));
         let beside = |(_, known): &(&JobId, &Known)| {
             let stored = known.claimed_at.filter(|_| known.begun && known.life == self.life.number);
             known.identity == identity && known.class == spec.merge && stored.is_some_and(|at| last < at)
         };
-        let handed_in = self.world.plan.queue > 8 && self.world.plan.hang_ups == 0;
-        let pending = spec.merge == Some(MergeClass::Pending) && !self.tables.is_run_again(id) && handed_in;
-        if pending
+        let in_time = self.world.plan.queue > 8 && self.world.plan.hang_ups == 0;
+        let pending = spec.merge == Some(MergeClass::Pending) && !self.tables.is_run_again(id);
+        if in_time
+            && pending
             && self.ledger.trouble_at < first
             && let Some((twin, _)) = self.ledger.jobs.iter().find(beside)
         {

@@ -89,8 +89,7 @@ async fn a_job_that_runs_from_its_beginning_is_found_by_nobody_but_those_that_ca
         assert_eq!(ids(&store.running().await.expect("read")), [found.id]);
         // It has begun: the next one is a job of its own, and so is one that waits.
         assert_eq!(add(begun(2, 1)).await, Ok(Outcome::Done));
-        let waits = |n, key| New { attempt: None, ..begun(n, key) };
-        let waiting = |n, key| New { record: job(n), ..waits(n, key) };
+        let waiting = |n, key| New { record: job(n), attempt: None, ..begun(n, key) };
         assert_eq!(add(waiting(3, 1)).await, Ok(Outcome::Done));
         // That one waits, and is joined by who would run at once.
         assert_eq!(add(begun(4, 1)).await, joined(job(3).id));
