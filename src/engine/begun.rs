@@ -6,7 +6,8 @@
 //! Identical Starts that come to this node while it is on its way to the tables join it,
 //! as they would if it waited there; one that comes when it is stored finds that it has
 //! begun. Of what is on its way other nodes know nothing: while there are others, a job
-//! that identical ones may join is queued, where its key is for all to find.
+//! that identical ones may join is queued, where its key is for all to find. A node that
+//! has just come is known from the next look on, a fifth of a lease later.
 
 use super::{Engine, lock};
 use crate::{
