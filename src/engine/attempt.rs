@@ -30,7 +30,7 @@ impl Attempt {
         }
         let run = run(job);
         AttemptRow {
-            sent_at: run.and_then(|run| run.sent_at),
+            sent_at: run.and_then(|run| run.sent_at).map(i64::from),
             reported: run.is_some_and(|run| run.reported),
             sequence: run.map_or(0, |run| run.sequence),
             http_status: self.http_status,

@@ -69,14 +69,14 @@ impl Engine {
                 Some(live) => self.runs(record, &live),
                 None => vec![self.runs_elsewhere(record).await?],
             },
-            StateName::Succeeded => vec![Fact::new("SUCCEEDED", "the action finished").since(job.ended_at)],
-            StateName::Cancelled => vec![Fact::new("CANCELLED", "CancelJob ended it").since(job.ended_at)],
+            StateName::Succeeded => vec![Fact::new("SUCCEEDED", "the action finished").since(job.ended_at())],
+            StateName::Cancelled => vec![Fact::new("CANCELLED", "CancelJob ended it").since(job.ended_at())],
             StateName::Failed => Vec::new(),
         };
         if job.state_name() == StateName::Failed
             && let Some(failure) = &job.failure
         {
-            facts.push(Fact::failed(failure, job.attempt).since(job.ended_at));
+            facts.push(Fact::failed(failure, job.attempt).since(job.ended_at()));
         }
         // What is told above of the last attempt is not told twice.
         let told = (job.state_name() == StateName::Failed).then_some(job.attempt);
@@ -154,8 +154,8 @@ impl Engine {
         let wall = |mono: u64| now.wall.saturating_add_unsigned(mono).saturating_sub_unsigned(now.mono);
         let until = inner.job.due_at().map(wall);
         let heard = wall(run.heard_at);
-        let fact = if run.cancel_since.is_some() {
-            Fact::new("CANCELLING", "the action is told to stop").since(run.cancel_since.map(wall))
+        let fact = if let Some(cancel) = run.cancel.as_deref() {
+            Fact::new("CANCELLING", "the action is told to stop").since(Some(wall(cancel.since)))
         } else if run.lost {
             Fact::new("CONNECTION_LOST", "the connection to the action was lost; its reports are waited for")
                 .since(Some(heard))
@@ -163,7 +163,7 @@ impl Engine {
             Fact::new("CONNECTING", "the request is not sent yet").since(Some(heard))
         } else if !run.reported && run.connected {
             Fact::new("WAITING_FOR_RESPONSE", "the action has the request and has not reported")
-                .since(run.sent_at)
+                .since(run.sent_at.map(i64::from))
         } else {
             Fact::new("RUNNING", "the action was last heard of then").since(Some(heard))
         };

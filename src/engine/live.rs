@@ -6,13 +6,7 @@ mod map;
 pub(super) use commit::Uncommitted;
 pub(super) use map::Map;
 
-use super::{
-    Engine, Error,
-    attempt::Attempt,
-    lock,
-    signals::{Signal as Told, Signals},
-    timers::Armed,
-};
+use super::{Engine, Error, attempt::Attempt, lock, signals::Signal as Told, timers::Armed};
 use crate::{
     job::{Event, Job, JobId, Record, Refused, Revision, Spec, Transition, transition::Save},
     store::{AttemptRow, Update},
@@ -20,7 +14,7 @@ use crate::{
 };
 use commit::Commit;
 use std::sync::{
-    Arc, Mutex,
+    Arc, Mutex, MutexGuard,
     atomic::{AtomicU32, Ordering},
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
@@ -36,13 +30,13 @@ pub(super) struct Live {
     spec: Arc<Spec>,
     created_at: i64,
     created_by: Arc<str>,
-    retry_of: Option<JobId>,
+    retry_of: Option<Box<JobId>>,
     /// How many later Starts joined it.
     merged: AtomicU32,
     pub(super) inner: Mutex<Inner>,
-    /// Told whenever an update of this job is no longer under way.
-    pub(super) settled: Notify,
-    pub(super) signals: Signals,
+    /// Told whenever an update of this job is no longer under way, and what those are
+    /// told who serve it is another.
+    pub(super) changed: Notify,
 }
 
 /// What the lock guards.
@@ -64,6 +58,8 @@ pub(super) struct Inner {
     pub(super) text_dirty: bool,
     /// When text may be handed to the writer again, mono.
     pub(super) text_rests_until: u64,
+    /// For those who serve it.
+    pub(super) told: Told,
     /// For the row of this attempt.
     pub(super) row: Attempt,
     /// What a timer is set for.
@@ -85,7 +81,7 @@ impl Live {
             spec,
             created_at,
             created_by,
-            retry_of,
+            retry_of: retry_of.map(Box::new),
             inner: Mutex::new(Inner {
                 job,
                 commit: None,
@@ -96,12 +92,12 @@ impl Live {
                 dirty: false,
                 text_dirty: false,
                 text_rests_until: 0,
+                told: Told { stop, ..Told::default() },
                 row: Attempt::new(row),
                 armed: None,
                 slot,
             }),
-            settled: Notify::new(),
-            signals: Signals::new(Told { stop, ..Told::default() }),
+            changed: Notify::new(),
         })
     }
 
@@ -111,7 +107,7 @@ impl Live {
             spec: Arc::clone(&self.spec),
             created_at: self.created_at,
             created_by: Arc::clone(&self.created_by),
-            retry_of: self.retry_of,
+            retry_of: self.retry_of.as_deref().copied(),
             merged_count: self.merged.load(Ordering::Relaxed),
             job,
         }
@@ -135,6 +131,23 @@ impl Live {
         let inner = lock(&self.inner);
         let job = inner.shown();
         self.record(if text { job.clone() } else { job.without_text() })
+    }
+
+    /// The job, locked, as soon as it is `ready`. Cancel safe.
+    pub(super) async fn when(&self, ready: impl Fn(&Inner) -> bool) -> MutexGuard<'_, Inner> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Before the look: no change can fall between.
+            changed.as_mut().enable();
+            {
+                let inner = lock(&self.inner);
+                if ready(&inner) {
+                    return inner;
+                }
+            }
+            changed.await;
+        }
     }
 
     /// Which state callers are shown.
@@ -250,7 +263,7 @@ impl Inner {
     pub(super) fn saved(&mut self, engine: &Engine, live: &Arc<Live>, revision: Option<Revision>) {
         self.saving = false;
         if self.lost {
-            return live.settled.notify_waiters();
+            return live.changed.notify_waiters();
         }
         match revision {
             Some(revision) => self.stored = revision,
@@ -259,7 +272,7 @@ impl Inner {
         if self.dirty || self.text_dirty {
             engine.flusher.add(live);
         }
-        live.settled.notify_waiters();
+        live.changed.notify_waiters();
     }
 }
 
@@ -291,8 +304,8 @@ mod tests {
 
     #[test]
     fn a_running_job_takes_little_memory() {
-        // With the two counters before it, half a KiB of the allocator.
-        assert!(size_of::<Live>() + 16 <= 512, "{}", size_of::<Live>());
+        // With the two counters before it, a class of the allocator.
+        assert!(size_of::<Live>() + 16 <= 384, "{}", size_of::<Live>());
         assert!(size_of::<Spec>() + 16 <= 192, "{}", size_of::<Spec>());
     }
 }

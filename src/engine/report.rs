@@ -77,22 +77,12 @@ impl Engine {
     ) -> Result<Acknowledged, Uncommitted> {
         let event = |report| Event::Of(live.attempt, Signal::Report(report));
         let Some(ended) = ended else {
-            loop {
-                let settled = live.settled.notified();
-                tokio::pin!(settled);
-                settled.as_mut().enable();
-                {
-                    let mut inner = lock(&live.inner);
-                    inner.check()?;
-                    if !inner.committing() {
-                        return match inner.apply(self, live, event(report)) {
-                            Ok(_) | Err(Refused::Repeat) => Ok(self.acknowledge(live, &mut inner)),
-                            Err(refused) => Err(refused.into()),
-                        };
-                    }
-                }
-                settled.await;
-            }
+            let mut inner = live.when(|inner| !inner.committing() || inner.check().is_err()).await;
+            inner.check()?;
+            return match inner.apply(self, live, event(report)) {
+                Ok(_) | Err(Refused::Repeat) => Ok(self.acknowledge(live, &mut inner)),
+                Err(refused) => Err(refused.into()),
+            };
         };
         let repeated = {
             let mut inner = lock(&live.inner);
@@ -179,7 +169,7 @@ impl Engine {
     pub fn reporting(self: &Arc<Self>, token: ReportToken) -> Result<Reporting, Error> {
         let live = self.live.get(token.job).filter(|live| live.attempt == token.attempt);
         if let Some(live) = &live {
-            let opened = live.signals.change(|told| {
+            let opened = live.tell(|told| {
                 let fits = usize::from(told.streams) < MAX_STREAMS;
                 told.streams += u16::from(fits);
                 fits
@@ -224,7 +214,7 @@ impl Reporting {
     /// Cancel safe.
     pub async fn stopped(&self) -> Acknowledged {
         if let Some(live) = &self.live {
-            live.signals.until(|told| told.stop).await;
+            live.until(|told| told.stop).await;
             let mut inner = lock(&live.inner);
             if matches!(inner.job.state, State::Running(_)) {
                 return self.engine.acknowledge(live, &mut inner);
@@ -242,7 +232,7 @@ impl Reporting {
     /// repeat any more.
     pub async fn outlived(&self) {
         if let Some(live) = &self.live {
-            live.signals.until(|told| told.over).await;
+            live.until(|told| told.over).await;
         }
         tokio::time::sleep(REPEATS).await;
     }
@@ -251,7 +241,7 @@ impl Reporting {
 impl Drop for Reporting {
     fn drop(&mut self) {
         if let Some(live) = &self.live {
-            live.signals.change(|told| told.streams -= 1);
+            live.tell(|told| told.streams -= 1);
         }
     }
 }

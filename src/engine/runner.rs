@@ -102,7 +102,7 @@ impl Engine {
             }
         };
         if matches!(signal, Signal::Response(Response { status: 200..=201 | 203..=299, .. })) {
-            let read = live.signals.until(|told| told.streams == 0 || told.over);
+            let read = live.until(|told| told.streams == 0 || told.over);
             let _ = tokio::time::timeout(LAST_REPORTS, read).await; // then the 2xx counts
         }
         match self.commit(live, Event::Of(live.attempt, signal), None).await {
@@ -159,7 +159,7 @@ impl Engine {
             return None;
         }
         let mut called = self.trigger.call(request, Arc::new(ears));
-        let changed = live.signals.until(|told| told.connection != Connection::Keep);
+        let changed = live.until(|told| told.connection != Connection::Keep);
         tokio::select! {
             biased;
             () = self.tasks.stop().cancelled() => {

@@ -1,12 +1,10 @@
 //! What those who serve an attempt are told, and wait for.
 //!
 //! Each running job has one of these, and mostly nobody waits: so it is a few bytes
-//! under a lock and one place to wait at, where a `tokio::sync::watch` takes 400.
+//! under the job's lock and one place to wait at, where a `tokio::sync::watch` takes 400.
 
-use super::lock;
+use super::{live::Live, lock};
 use crate::job::Connection;
-use std::sync::Mutex;
-use tokio::sync::Notify;
 
 /// Where an attempt stands, for those who serve it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,55 +19,50 @@ pub(super) struct Signal {
     pub(super) over: bool,
 }
 
-/// The same, and who waits for a change of it.
-#[derive(Debug)]
-pub(super) struct Signals {
-    now: Mutex<Signal>,
-    changed: Notify,
-}
-
-impl Signals {
-    pub(super) fn new(now: Signal) -> Self {
-        Self { now: Mutex::new(now), changed: Notify::new() }
-    }
-
-    /// Changes it, and tells all who wait, in the order in which they came.
-    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Signal) -> T) -> T {
-        let changed = change(&mut lock(&self.now));
+impl Live {
+    /// Changes what those are told who serve it. All who wait look again, in the order in
+    /// which they came.
+    pub(super) fn tell<T>(&self, change: impl FnOnce(&mut Signal) -> T) -> T {
+        let changed = change(&mut lock(&self.inner).told);
         self.changed.notify_waiters();
         changed
     }
 
     /// Returns as soon as it `holds`, with what holds. Cancel safe.
     pub(super) async fn until(&self, holds: impl Fn(&Signal) -> bool) -> Signal {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            // Before the look: no change can fall between.
-            changed.as_mut().enable();
-            let now = *lock(&self.now);
-            if holds(&now) {
-                return now;
-            }
-            changed.await;
-        }
+        self.when(|inner| holds(&inner.told)).await.told
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        job::{Job, JobId, Now, Record, Rules, Spec},
+        store::AttemptRow,
+    };
     use futures_util::FutureExt as _;
+    use std::sync::Arc;
 
     #[tokio::test]
     async fn who_waits_is_told_of_what_they_wait_for_alone() {
-        let signals = Signals::new(Signal::default());
-        assert!(signals.until(|signal| signal.streams == 0).now_or_never().is_some(), "it holds already");
-        let mut over = Box::pin(signals.until(|signal| signal.over));
+        let rules = Arc::new(Rules::plain());
+        let record = Record {
+            id: JobId::from_bytes([1; 16]),
+            spec: Arc::new(Spec::plain(Arc::clone(&rules))),
+            created_at: 0,
+            created_by: "".into(),
+            retry_of: None,
+            merged_count: 0,
+            job: Job::new(rules, 0, Now { wall: 0, mono: 0, chance: 0.0 }),
+        };
+        let live = Live::new(record, AttemptRow::claimed(1, "node".into(), 0), None);
+        assert!(live.until(|signal| signal.streams == 0).now_or_never().is_some(), "it holds already");
+        let mut over = Box::pin(live.until(|signal| signal.over));
         assert!((&mut over).now_or_never().is_none());
-        signals.change(|signal| signal.stop = true);
+        live.tell(|signal| signal.stop = true);
         assert!((&mut over).now_or_never().is_none(), "something else changed");
-        assert!(!signals.change(|signal| std::mem::replace(&mut signal.over, true)));
+        assert!(!live.tell(|signal| std::mem::replace(&mut signal.over, true)));
         assert!(over.await.stop);
     }
 }

@@ -15,13 +15,14 @@ use super::{
 use crate::job::Event;
 use std::{
     collections::BTreeMap,
+    num::NonZeroU64,
     sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 use tokio::sync::Notify;
 
 /// Mono, and a number that tells entries of one millisecond apart.
-pub(super) type Armed = (u64, u64);
+pub(super) type Armed = (u64, NonZeroU64);
 
 /// Times of running jobs.
 #[derive(Default)]
@@ -30,10 +31,15 @@ pub(super) struct Timers {
     earlier: Notify,
 }
 
-#[derive(Default)]
 struct Entries {
     map: BTreeMap<Armed, Weak<Live>>,
-    next: u64,
+    next: NonZeroU64,
+}
+
+impl Default for Entries {
+    fn default() -> Self {
+        Self { map: BTreeMap::new(), next: NonZeroU64::MIN }
+    }
 }
 
 impl Timers {
@@ -47,7 +53,7 @@ impl Timers {
         self.disarm(inner);
         let mut entries = lock(&self.entries);
         let armed = (at, entries.next);
-        entries.next += 1;
+        entries.next = entries.next.saturating_add(1);
         let first = entries.map.first_key_value().is_none_or(|(first, _)| armed < *first);
         entries.map.insert(armed, Arc::downgrade(live));
         inner.armed = Some(armed);
@@ -66,7 +72,7 @@ impl Timers {
     /// Jobs to look at, and when the next look is.
     fn due(&self, now: u64) -> (Vec<Arc<Live>>, Option<u64>) {
         let mut entries = lock(&self.entries);
-        let later = entries.map.split_off(&(now.saturating_add(1), 0));
+        let later = entries.map.split_off(&(now.saturating_add(1), NonZeroU64::MIN));
         let due = std::mem::replace(&mut entries.map, later);
         let next = entries.map.first_key_value().map(|((at, _), _)| *at);
         (due.into_values().filter_map(|live| live.upgrade()).collect(), next)

@@ -1,6 +1,6 @@
 //! A job and where it stands. Pure: no clock, no I/O.
 
-use super::text::Text;
+use super::{Wall, text::Text};
 use std::{fmt, sync::Arc};
 
 /// A moment, as the machine sees it.
@@ -197,8 +197,8 @@ pub struct Rules {
 /// The life of a running attempt. What is `mono` is lost with the process.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Run {
-    /// When the request was wholly written, UTC milliseconds.
-    pub sent_at: Option<i64>,
+    /// When the request was wholly written.
+    pub sent_at: Option<Wall>,
     /// Whether the action has ever reported in this attempt.
     pub reported: bool,
     /// Whether the connection to the action is (being) made or open.
@@ -211,12 +211,26 @@ pub struct Run {
     pub heard_at: u64,
     /// When `max_duration` ends, mono.
     pub must_end_at: Option<u64>,
-    /// Since when somebody wants it to stop, mono.
-    pub cancel_since: Option<u64>,
-    /// Whether the action was told to stop.
-    pub stop_delivered: bool,
+    /// If somebody wants it to stop.
+    pub cancel: Option<Box<Cancel>>,
     /// How fast it gets on.
-    pub pace: Option<Pace>,
+    pub pace: Option<Box<Pace>>,
+}
+
+/// Somebody wants a running attempt to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cancel {
+    /// Since when, mono.
+    pub since: u64,
+    /// Whether the action was told.
+    pub delivered: bool,
+}
+
+impl Cancel {
+    /// From now on, and the action does not know.
+    pub fn begins(now: u64) -> Box<Self> {
+        Box::new(Self { since: now, delivered: false })
+    }
 }
 
 /// How fast an attempt gets on, from the first report that tells how far it is.
@@ -334,11 +348,9 @@ pub struct Job {
     /// When it is or was due.
     pub scheduled_at: i64,
     /// When its first attempt was claimed.
-    pub started_at: Option<i64>,
+    pub started_at: Option<Wall>,
     /// When it last changed.
     pub updated_at: i64,
-    /// When it became final.
-    pub ended_at: Option<i64>,
     /// Whether somebody cancelled it while it ran.
     pub cancel_requested: bool,
     /// Why it, or its last attempt, failed.
@@ -362,7 +374,6 @@ impl Job {
             scheduled_at,
             started_at: None,
             updated_at: now.wall,
-            ended_at: None,
             cancel_requested: false,
             failure: None,
             output: None,
@@ -383,7 +394,6 @@ impl Job {
             scheduled_at: self.scheduled_at,
             started_at: self.started_at,
             updated_at: self.updated_at,
-            ended_at: self.ended_at,
             cancel_requested: self.cancel_requested,
             failure: self.failure.clone(),
             output: None,
@@ -396,15 +406,24 @@ impl Job {
             return None;
         }
         let expiry = if self.attempt == 0 { self.rules.expire_at } else { None };
-        let end = self.started_at.zip(self.rules.max_duration);
-        let end = end.map(|(at, span)| at.saturating_add_unsigned(span));
-        [expiry, end].into_iter().flatten().min()
+        [expiry, self.must_end_by()].into_iter().flatten().min()
+    }
+
+    /// When `max_duration` is over, UTC milliseconds; known from its first claim on.
+    pub fn must_end_by(&self) -> Option<i64> {
+        let from = self.started_at.zip(self.rules.max_duration);
+        from.map(|(at, span)| i64::from(at).saturating_add_unsigned(span))
+    }
+
+    /// When it became final, UTC milliseconds: what is final never changes.
+    pub fn ended_at(&self) -> Option<i64> {
+        self.state_name().is_final().then_some(self.updated_at)
     }
 
     /// When it should be done, from the pace of its reports, UTC milliseconds.
     pub fn estimated_end_at(&self) -> Option<i64> {
         match &self.state {
-            State::Running(run) => run.pace.and_then(|pace| pace.end_at),
+            State::Running(run) => run.pace.as_deref().and_then(|pace| pace.end_at),
             _ => None,
         }
     }
@@ -431,11 +450,16 @@ impl Job {
         rules.response_timeout.map(|span| run.heard_at.saturating_add(span))
     }
 
+    /// When the grace of a cancel is over, mono.
+    pub fn grace_ends_at(&self, run: &Run) -> Option<u64> {
+        run.cancel.as_deref().map(|cancel| cancel.since.saturating_add(self.rules.cancel_grace))
+    }
+
     /// When something falls due that nobody has to trigger, mono; for running
     /// jobs. The earliest of stall, `max_duration` and the grace of a cancel.
     pub fn due_at(&self) -> Option<u64> {
         let State::Running(run) = &self.state else { return None };
-        let grace = run.cancel_since.map(|at| at.saturating_add(self.rules.cancel_grace));
+        let grace = self.grace_ends_at(run);
         [self.stall_at(run), run.must_end_at, grace].into_iter().flatten().min()
     }
 }

@@ -3,7 +3,7 @@
 //! It changes the job and says, as data, what follows; the caller saves first
 //! and carries the rest out afterwards. A refused event changes nothing.
 
-use super::state::{Detail, Failure, Job, Now, Output, Pace, Reason, Run, State, StateName};
+use super::state::{Cancel, Detail, Failure, Job, Now, Output, Pace, Reason, Run, State, StateName};
 
 /// Something that happens to a job.
 #[derive(Debug, Clone, PartialEq)]
@@ -196,10 +196,7 @@ impl Job {
             Event::Adopt => self.adopt(now),
             Event::Joined => Ok(self.changed(now, Save::Flush)),
             Event::Of(attempt, signal) => match &self.state {
-                State::Running(run) if attempt == self.attempt => {
-                    let run = run.clone();
-                    self.signal(run, signal, now)
-                }
+                State::Running(_) if attempt == self.attempt => self.signal(signal, now),
                 State::Running(_) | State::Scheduled | State::Queued => Err(Refused::StaleAttempt(attempt)),
                 State::Succeeded | State::Failed | State::Cancelled => Err(Refused::Final(name)),
             },
@@ -226,11 +223,8 @@ impl Job {
         if let Ok(given_up) = self.overdue(now) {
             return Ok(given_up);
         }
-        let started_at = *self.started_at.get_or_insert(now.wall);
-        let must_end_at = self.rules.max_duration.map(|span| {
-            let left = started_at.saturating_add_unsigned(span).saturating_sub(now.wall);
-            now.mono.saturating_add(u64::try_from(left).unwrap_or(0))
-        });
+        self.started_at.get_or_insert(now.wall.into());
+        let must_end_at = self.must_end_at(now);
         self.attempt += 1;
         self.progress = 0;
         self.detail = None;
@@ -245,8 +239,7 @@ impl Job {
             sequence: 0,
             heard_at: now.mono,
             must_end_at,
-            cancel_since: None,
-            stop_delivered: false,
+            cancel: None,
             pace: None,
         });
         self.revision = self.revision.next_epoch();
@@ -254,13 +247,21 @@ impl Job {
         Ok(Transition { save: Save::Commit, visible: true, trigger: true, ..Transition::default() })
     }
 
+    /// When `max_duration` is over, on the clock that never jumps.
+    fn must_end_at(&self, now: Now) -> Option<u64> {
+        self.must_end_by().map(|at| {
+            let left = at.saturating_sub(now.wall);
+            now.mono.saturating_add(u64::try_from(left).unwrap_or(0))
+        })
+    }
+
     fn cancel(&mut self, now: Now) -> Result {
         match &mut self.state {
             State::Running(run) => {
-                if run.cancel_since.is_some() {
+                if run.cancel.is_some() {
                     return Ok(Transition::default());
                 }
-                run.cancel_since = Some(now.mono);
+                run.cancel = Some(Cancel::begins(now.mono));
                 self.cancel_requested = true;
                 Ok(self.changed(now, Save::Commit))
             }
@@ -274,9 +275,7 @@ impl Job {
             let message = "the first attempt had not begun when expire_after passed";
             return Ok(self.fail(Reason::Expired, message.into(), None, now));
         }
-        let end =
-            self.started_at.zip(self.rules.max_duration).map(|(at, span)| at.saturating_add_unsigned(span));
-        if end.is_some_and(|at| at <= now.wall) {
+        if self.must_end_by().is_some_and(|at| at <= now.wall) {
             return Ok(self.fail(Reason::Deadline, "max_duration passed".into(), None, now));
         }
         Err(Refused::NotDue)
@@ -285,7 +284,7 @@ impl Job {
     fn timer(&mut self, now: Now) -> Result {
         let State::Running(run) = &self.state else { return self.overdue(now) };
         let passed = |at: Option<u64>| at.is_some_and(|at| at <= now.mono);
-        if passed(run.cancel_since.map(|at| at.saturating_add(self.rules.cancel_grace))) {
+        if passed(self.grace_ends_at(run)) {
             return Ok(self.end(State::Cancelled, now, Connection::Close));
         }
         if passed(run.must_end_at) {
@@ -325,59 +324,57 @@ impl Job {
         run.connected = false;
         run.lost = !run.reported;
         run.heard_at = now.mono;
-        run.stop_delivered = false;
-        run.cancel_since = self.cancel_requested.then_some(now.mono);
-        run.must_end_at = self.started_at.zip(self.rules.max_duration).map(|(at, span)| {
-            let left = at.saturating_add_unsigned(span).saturating_sub(now.wall);
-            now.mono.saturating_add(u64::try_from(left).unwrap_or(0))
-        });
+        run.cancel = self.cancel_requested.then(|| Cancel::begins(now.mono));
+        run.must_end_at = self.must_end_at(now);
         self.state = State::Running(run);
         self.updated_at = now.wall;
         Ok(Transition { save: Save::Commit, visible: true, ..Transition::default() })
     }
 
-    fn signal(&mut self, mut run: Run, signal: Signal, now: Now) -> Result {
+    fn signal(&mut self, signal: Signal, now: Now) -> Result {
+        let State::Running(run) = &mut self.state else {
+            return Err(Refused::Meaningless(self.state_name()));
+        };
         match signal {
             Signal::Sent => {
-                run.sent_at = Some(now.wall);
+                run.sent_at = Some(now.wall.into());
                 run.heard_at = now.mono;
-                self.state = State::Running(run);
                 Ok(Transition { save: Save::Flush, ..Transition::default() })
             }
             Signal::Heard => {
                 run.heard_at = now.mono;
-                self.state = State::Running(run);
                 Ok(Transition::default())
             }
             Signal::StopDelivered => {
-                run.stop_delivered = run.cancel_since.is_some();
-                self.state = State::Running(run);
+                if let Some(cancel) = &mut run.cancel {
+                    cancel.delivered = true;
+                }
                 Ok(Transition::default())
             }
-            Signal::Report(report) => self.report(run, report, now),
-            Signal::Response(response) => Ok(self.response(run, response, now)),
+            Signal::Report(report) => self.report(report, now),
+            Signal::Response(response) => self.response(response, now),
             Signal::NotSent(reason, message) => {
                 Ok(self.give_up(reason, message, reason == Reason::Connect, now))
             }
             Signal::BadResponse(message) => Ok(self.give_up(Reason::BadResponse, message, true, now)),
-            Signal::Lost(_) if run.cancel_since.is_some() => {
-                Ok(self.end(State::Cancelled, now, Connection::Keep))
-            }
+            Signal::Lost(_) if run.cancel.is_some() => Ok(self.end(State::Cancelled, now, Connection::Keep)),
             Signal::Lost(_) => {
                 run.connected = false;
                 run.lost = true;
                 run.heard_at = now.mono;
-                self.state = State::Running(run);
                 Ok(Transition::default())
             }
         }
     }
 
-    fn report(&mut self, mut run: Run, report: Report, now: Now) -> Result {
+    fn report(&mut self, report: Report, now: Now) -> Result {
+        let State::Running(run) = &mut self.state else {
+            return Err(Refused::Meaningless(self.state_name()));
+        };
         if report.sequence.is_some_and(|s| s <= run.sequence) {
             return Err(Refused::Repeat);
         }
-        if report.end == Some(End::Stopped) && run.cancel_since.is_none() {
+        if report.end == Some(End::Stopped) && run.cancel.is_none() {
             return Err(Refused::NotCancelled);
         }
         run.sequence = report.sequence.unwrap_or(run.sequence);
@@ -399,7 +396,11 @@ impl Job {
             _ => report.progress.map(|_| f64::from(self.progress) / 100.0),
         };
         if let Some(far) = far {
-            run.pace = Some(Pace::after(run.pace, far, now));
+            let pace = Pace::after(run.pace.as_deref().copied(), far, now);
+            match &mut run.pace {
+                Some(before) => **before = pace,
+                none => *none = Some(Box::new(pace)),
+            }
         }
         if report.detail.is_some() {
             self.detail = report.detail.map(Box::new);
@@ -409,7 +410,6 @@ impl Job {
             Some(TextChange::Append(text)) => self.text.append(&text),
             None => {}
         }
-        self.state = State::Running(run);
         Ok(match report.end {
             None => self.changed(now, Save::Flush),
             Some(End::Finish(output)) => {
@@ -426,16 +426,20 @@ impl Job {
         })
     }
 
-    fn response(&mut self, mut run: Run, response: Response, now: Now) -> Transition {
+    fn response(&mut self, response: Response, now: Now) -> Result {
+        let State::Running(run) = &mut self.state else {
+            return Err(Refused::Meaningless(self.state_name()));
+        };
         let status = response.status;
-        match status {
+        Ok(match status {
             202 => {
                 run.connected = false;
                 run.heard_at = now.mono;
-                self.state = State::Running(run);
                 Transition::default()
             }
-            200..300 if run.stop_delivered => self.end(State::Cancelled, now, Connection::Keep),
+            200..300 if run.cancel.as_deref().is_some_and(|cancel| cancel.delivered) => {
+                self.end(State::Cancelled, now, Connection::Keep)
+            }
             200..300 => {
                 if let (Some(text), 0) = (&response.text, self.text.written()) {
                     self.text.replace(text);
@@ -461,7 +465,7 @@ impl Job {
                 self.attempt_failed(Reason::HttpStatus, message, status, false, None, now)
             }
             ..200 => self.give_up(Reason::BadResponse, format!("unexpected status {status}"), true, now),
-        }
+        })
     }
 
     fn attempt_failed(
@@ -527,7 +531,6 @@ impl Job {
     fn end(&mut self, state: State, now: Now, connection: Connection) -> Transition {
         let attempt_ended = matches!(self.state, State::Running(_));
         self.state = state;
-        self.ended_at = Some(now.wall);
         let changed = self.changed(now, Save::Commit);
         Transition { connection, attempt_ended, ..changed }
     }

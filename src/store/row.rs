@@ -5,9 +5,9 @@ use super::{
     entity::{attempt, job, job_request, job_text},
     write::{AttemptRow, Ended},
 };
-use crate::job::state::Run;
+use crate::job::state::{Cancel, Run};
 use crate::job::text::Text;
-use crate::job::{Detail, Failure, Job, JobId, Output, Reason, Record, Revision, State, StateName};
+use crate::job::{Detail, Failure, Job, JobId, Output, Reason, Record, Revision, State, StateName, Wall};
 use crate::secret::RootId;
 use std::sync::Arc;
 
@@ -33,10 +33,10 @@ pub(super) fn job(record: &Record, owner: Option<String>) -> job::Model {
         stage: detail.map(|detail| detail.stage.clone()),
         created_at: record.created_at,
         scheduled_at: job.scheduled_at,
-        started_at: job.started_at,
+        started_at: job.started_at.map(i64::from),
         updated_at: job.updated_at,
         changed_at: job.updated_at,
-        ended_at: job.ended_at,
+        ended_at: job.ended_at(),
         give_up_at: job.give_up_at(),
         cancel_requested: job.cancel_requested.into(),
         failure_reason: failure.map(|failure| failure.reason.number().into()),
@@ -133,15 +133,14 @@ pub(super) fn record(row: job::Model, beside: Beside) -> Result<Record, Error> {
         StateName::Scheduled => State::Scheduled,
         StateName::Queued => State::Queued,
         StateName::Running => State::Running(Run {
-            sent_at: beside.sent_at,
+            sent_at: beside.sent_at.map(Wall::from),
             reported: beside.reported.is_some_and(|reported| reported != 0),
             connected: false,
             lost: false,
             sequence: beside.sequence.unwrap_or(0).cast_unsigned(),
             heard_at: 0,
             must_end_at: None,
-            cancel_since: cancel_requested.then_some(0),
-            stop_delivered: false,
+            cancel: cancel_requested.then(|| Cancel::begins(0)),
             pace: None,
         }),
         StateName::Succeeded => State::Succeeded,
@@ -177,9 +176,8 @@ pub(super) fn record(row: job::Model, beside: Beside) -> Result<Record, Error> {
             detail: detail.map(Box::new),
             text,
             scheduled_at: row.scheduled_at,
-            started_at: row.started_at,
+            started_at: row.started_at.map(Wall::from),
             updated_at: row.updated_at,
-            ended_at: row.ended_at,
             cancel_requested,
             failure: failure.map(Box::new),
             output: output.map(Box::new),

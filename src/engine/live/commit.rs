@@ -43,25 +43,17 @@ impl Engine {
         ended_by: Option<Ended>,
     ) -> Result<Transition, Uncommitted> {
         let permit = self.store.reserve().await.map_err(|_| Error::Draining)?;
-        let (transition, done) = loop {
-            let settled = live.settled.notified();
-            tokio::pin!(settled);
-            settled.as_mut().enable();
-            {
-                let mut inner = lock(&live.inner);
-                inner.check()?;
-                if matches!(inner.job.state, State::Scheduled | State::Queued) && !inner.saving {
-                    // The attempt ended while we waited: the job is the tables' again.
-                    return Err(Refused::StaleAttempt(live.attempt).into());
-                }
-                if !inner.saving {
-                    match self.apply_and_submit(live, &mut inner, event, ended_by, permit)? {
-                        (transition, None) => return Ok(transition),
-                        (transition, Some(done)) => break (transition, done),
-                    }
-                }
+        let (transition, done) = {
+            let mut inner = live.when(|inner| !inner.saving || inner.check().is_err()).await;
+            inner.check()?;
+            if matches!(inner.job.state, State::Scheduled | State::Queued) {
+                // The attempt ended while we waited: the job is the tables' again.
+                return Err(Refused::StaleAttempt(live.attempt).into());
             }
-            settled.await;
+            match self.apply_and_submit(live, &mut inner, event, ended_by, permit)? {
+                (transition, None) => return Ok(transition),
+                (transition, Some(done)) => (transition, done),
+            }
         };
         match self.told(done).await {
             Ok(Ok(())) => Ok(transition),
@@ -98,7 +90,8 @@ impl Engine {
         }
         if transition.connection == Connection::Close {
             // Closed before anything is retried.
-            live.signals.change(|told| told.connection = Connection::Close);
+            inner.told.connection = Connection::Close;
+            live.changed.notify_waiters();
         }
         inner.commit = Some(Box::new(Commit { before, joining: 0, waiting: Vec::with_capacity(1) }));
         let text = transition.attempt_ended && (inner.text_dirty || inner.job.output.is_some());
@@ -151,7 +144,7 @@ impl Engine {
             (!running && !inner.job.state_name().is_final()).then(|| live.record(inner.job.without_text()));
         self.timers.arm(live, &mut inner);
         drop(inner);
-        live.signals.change(|told| {
+        live.tell(|told| {
             told.stop |= running;
             told.over = !running;
             if transition.connection != Connection::Keep {
@@ -184,7 +177,7 @@ impl Engine {
         }
         inner.tell(|| Err(Error::from(error.clone())));
         drop(inner);
-        live.settled.notify_waiters();
+        live.changed.notify_waiters();
         let (engine, live) = (Arc::clone(self), Arc::clone(live));
         self.tasks.spawn("commit again", async move {
             tokio::select! {
@@ -238,8 +231,7 @@ impl Engine {
         self.timers.disarm(&mut inner);
         inner.tell(|| Err(taken_over()));
         drop(inner);
-        live.settled.notify_waiters();
-        live.signals.change(|told| {
+        live.tell(|told| {
             // The action goes on for its new owner, and reports to it.
             if !adopted {
                 told.connection = Connection::Close;

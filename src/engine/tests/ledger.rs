@@ -239,7 +239,7 @@ fn content(record: &Record, text: bool) -> String {
         job.scheduled_at,
         job.started_at,
         job.updated_at,
-        job.ended_at,
+        job.ended_at(),
         job.cancel_requested,
         job.failure,
         record.merged_count,

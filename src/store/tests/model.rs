@@ -71,7 +71,7 @@ impl Writes {
                 self.known.insert(n, record.clone());
                 let attempt = (record.job.attempt > 0).then(|| AttemptRow {
                     sequence: u64::from(detail),
-                    ended_at: record.job.ended_at,
+                    ended_at: record.job.ended_at(),
                     failure: (detail == 9).then(|| Failure {
                         reason: Reason::Lost,
                         message: "gone".into(),
