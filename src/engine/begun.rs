@@ -41,7 +41,7 @@ pub(super) enum Way {
 /// What a job has that runs once it is stored.
 pub(super) struct Begun {
     row: AttemptRow,
-    slot: Arc<OwnedSemaphorePermit>,
+    slot: OwnedSemaphorePermit,
     key: Option<[u8; 32]>,
 }
 

@@ -152,13 +152,13 @@ impl Dispatcher {
     }
 
     /// A slot for a new job that is due, if one is free and nobody waits for it.
-    pub(super) fn place(&self, target: &str) -> Option<Arc<OwnedSemaphorePermit>> {
+    pub(super) fn place(&self, target: &str) -> Option<OwnedSemaphorePermit> {
         let queues = lock(&self.queues);
         let queue = queues.get(target)?;
         let known = !queue.more && !queue.reading;
         let first = known && queue.hints.is_empty() && queue.coming == 0 && queue.rate.is_none();
         let slots = first.then(|| Arc::clone(&queue.slots))?;
-        slots.try_acquire_owned().ok().map(Arc::new)
+        slots.try_acquire_owned().ok()
     }
 
     /// A new job is on its way to the tables, to wait there for a slot.
@@ -187,9 +187,9 @@ impl Dispatcher {
     }
 
     /// A slot of the target, if one is free.
-    pub(super) fn slot(&self, target: &str) -> Option<Arc<OwnedSemaphorePermit>> {
+    pub(super) fn slot(&self, target: &str) -> Option<OwnedSemaphorePermit> {
         let slots = Arc::clone(&lock(&self.queues).get(target)?.slots);
-        slots.try_acquire_owned().ok().map(Arc::new)
+        slots.try_acquire_owned().ok()
     }
 
     /// How many slots of a target are free, how many there are, and until when its
@@ -239,7 +239,7 @@ impl Dispatcher {
                     rate.take(now);
                 }
                 queue.claiming.insert(hint.record.id);
-                next.push(Next::Claim(Box::new(hint), Arc::new(slot)));
+                next.push(Next::Claim(Box::new(hint), slot));
             }
         }
         (next, again)
@@ -278,7 +278,7 @@ impl Queue {
 }
 
 enum Next {
-    Claim(Box<Hint>, Arc<OwnedSemaphorePermit>),
+    Claim(Box<Hint>, OwnedSemaphorePermit),
     Read(String),
 }
 
@@ -388,7 +388,7 @@ impl Engine {
     }
 
     /// Claims one job. The attempt begins once that is durable.
-    async fn claim(self: &Arc<Self>, hint: Hint, slot: Arc<OwnedSemaphorePermit>) -> Result<(), Error> {
+    async fn claim(self: &Arc<Self>, hint: Hint, slot: OwnedSemaphorePermit) -> Result<(), Error> {
         let Hint { mut record, payload } = hint;
         let (id, target) = (record.id, record.spec.target.clone());
         let now = self.clock.now();

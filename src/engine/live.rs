@@ -64,13 +64,20 @@ pub(super) struct Inner {
     pub(super) row: Attempt,
     /// What a timer is set for.
     pub(super) armed: Option<Armed>,
-    /// Held until the attempt is over.
-    slot: Option<Arc<OwnedSemaphorePermit>>,
+    /// Held until the attempt and the call of its action are both over.
+    slot: Option<OwnedSemaphorePermit>,
+    /// Whether the action is (about to be) called.
+    calling: bool,
 }
 
 impl Live {
-    /// A job that runs, as it is stored.
-    pub(super) fn new(record: Record, row: AttemptRow, slot: Option<Arc<OwnedSemaphorePermit>>) -> Arc<Self> {
+    /// A job that runs, as it is stored. `calling`: its action is about to be called.
+    pub(super) fn new(
+        record: Record,
+        row: AttemptRow,
+        slot: Option<OwnedSemaphorePermit>,
+        calling: bool,
+    ) -> Arc<Self> {
         let Record { id, spec, created_at, created_by, retry_of, merged_count, job } = record;
         let stored = job.revision;
         let stop = job.cancel_requested;
@@ -96,6 +103,7 @@ impl Live {
                 row: Attempt::new(row),
                 armed: None,
                 slot,
+                calling,
             }),
             changed: Notify::new(),
         })
@@ -181,6 +189,26 @@ impl Inner {
             return Err(Error::Unavailable("an earlier change is not stored yet".into()));
         }
         Ok(())
+    }
+
+    /// The call of its action is over.
+    pub(super) fn is_called(&mut self) {
+        self.calling = false;
+        self.let_go();
+    }
+
+    /// The attempt is over.
+    fn is_over(&mut self) {
+        self.told.over = true;
+        self.dirty = false;
+        self.text_dirty = false;
+        self.let_go();
+    }
+
+    fn let_go(&mut self) {
+        if self.told.over && !self.calling {
+            self.slot = None;
+        }
     }
 
     /// What callers are shown.

@@ -1,6 +1,6 @@
 //! One attempt: triggers the action and tells the machine what came of it.
 
-use super::{AttemptRow, Engine, live::Live, live::Uncommitted, lock};
+use super::{AttemptRow, Engine, dispatcher::Connected, live::Live, live::Uncommitted, lock};
 use crate::{
     job::{
         Connection, Event, Payload, Reason, Record, Signal, State,
@@ -48,6 +48,21 @@ impl Sink for Ears {
     }
 }
 
+/// The call of an action, until it is over however it ends.
+struct Calling {
+    engine: Arc<Engine>,
+    live: Arc<Live>,
+    connected: Option<Connected>,
+}
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        lock(&self.live.inner).is_called();
+        drop(self.connected.take());
+        self.engine.dispatcher.wake();
+    }
+}
+
 impl Engine {
     /// On the writer's side: the claim is durable.
     pub(super) fn begin_attempt(
@@ -55,24 +70,21 @@ impl Engine {
         record: Record,
         row: AttemptRow,
         payload: Option<Payload>,
-        slot: Arc<OwnedSemaphorePermit>,
+        slot: OwnedSemaphorePermit,
     ) {
-        let live = Live::new(record, row, Some(Arc::clone(&slot)));
+        let live = Live::new(record, row, Some(slot), true);
         {
             let mut inner = lock(&live.inner);
             self.live.insert(&live);
             self.publish(&live, &inner);
             self.timers.arm(&live, &mut inner);
         }
-        let connected = self.dispatcher.connections.open();
+        let connected = Some(self.dispatcher.connections.open());
         let span = tracing::info_span!("attempt", job = %live.id, attempt = live.attempt);
-        let engine = Arc::clone(self);
+        let calling = Calling { engine: Arc::clone(self), live, connected };
         let _entered = span.enter();
         self.tasks.spawn("attempt", async move {
-            engine.run_attempt(&live, payload).await;
-            drop(slot);
-            drop(connected);
-            engine.dispatcher.wake();
+            calling.engine.run_attempt(&calling.live, payload).await;
         });
     }
 

@@ -56,7 +56,7 @@ mod tests {
             merged_count: 0,
             job: Job::new(rules, 0, Now { wall: 0, mono: 0, chance: 0.0 }),
         };
-        let live = Live::new(record, AttemptRow::claimed(1, "node".into(), 0), None);
+        let live = Live::new(record, AttemptRow::claimed(1, "node".into(), 0), None, false);
         assert!(live.until(|signal| signal.streams == 0).now_or_never().is_some(), "it holds already");
         let mut over = Box::pin(live.until(|signal| signal.over));
         assert!((&mut over).now_or_never().is_none());

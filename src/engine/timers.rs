@@ -151,7 +151,7 @@ mod tests {
             job,
         };
         let row = AttemptRow::claimed(1, "here".into(), at(0).wall);
-        Live::new(record, row, None)
+        Live::new(record, row, None, false)
     }
 
     #[test]

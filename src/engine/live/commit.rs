@@ -126,9 +126,7 @@ impl Engine {
             // Out of the map before anybody is shown that it ended: a reader
             // then finds the row.
             self.live.remove(live, &self.recent);
-            inner.slot = None;
-            inner.dirty = false;
-            inner.text_dirty = false;
+            inner.is_over();
         }
         let revision = inner.job.revision;
         inner.saved(self, live, Some(revision));
@@ -146,7 +144,6 @@ impl Engine {
         drop(inner);
         live.tell(|told| {
             told.stop |= running;
-            told.over = !running;
             if transition.connection != Connection::Keep {
                 told.connection = transition.connection;
             }
@@ -225,9 +222,7 @@ impl Engine {
         } else {
             tracing::error!(job = %live.id, "the job was changed or deleted in the tables by another hand");
         }
-        inner.slot = None;
-        inner.dirty = false;
-        inner.text_dirty = false;
+        inner.is_over();
         self.timers.disarm(&mut inner);
         inner.tell(|| Err(taken_over()));
         drop(inner);
@@ -236,7 +231,6 @@ impl Engine {
             if !adopted {
                 told.connection = Connection::Close;
             }
-            told.over = true;
         });
     }
 }
