@@ -192,13 +192,13 @@ impl Inner {
     }
 
     /// The call of its action is over.
-    pub(super) fn is_called(&mut self) {
+    pub(super) fn end_call(&mut self) {
         self.calling = false;
         self.let_go();
     }
 
     /// The attempt is over.
-    fn is_over(&mut self) {
+    fn end_attempt(&mut self) {
         self.told.over = true;
         self.dirty = false;
         self.text_dirty = false;

@@ -57,7 +57,7 @@ struct Calling {
 
 impl Drop for Calling {
     fn drop(&mut self) {
-        lock(&self.live.inner).is_called();
+        lock(&self.live.inner).end_call();
         drop(self.connected.take());
         self.engine.dispatcher.wake();
     }

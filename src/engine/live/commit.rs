@@ -126,7 +126,7 @@ impl Engine {
             // Out of the map before anybody is shown that it ended: a reader
             // then finds the row.
             self.live.remove(live, &self.recent);
-            inner.is_over();
+            inner.end_attempt();
         }
         let revision = inner.job.revision;
         inner.saved(self, live, Some(revision));
@@ -222,7 +222,7 @@ impl Engine {
         } else {
             tracing::error!(job = %live.id, "the job was changed or deleted in the tables by another hand");
         }
-        inner.is_over();
+        inner.end_attempt();
         self.timers.disarm(&mut inner);
         inner.tell(|| Err(taken_over()));
         drop(inner);
