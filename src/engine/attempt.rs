@@ -1,7 +1,7 @@
 //! The row of a running attempt, kept without what its job knows anyway.
 
 use crate::{
-    job::{Job, State, state::Run},
+    job::{Job, State, run::Run},
     store::{AttemptRow, Ended},
 };
 use std::sync::Arc;

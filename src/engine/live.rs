@@ -2,11 +2,12 @@
 
 mod commit;
 mod map;
+mod told;
 
 pub(super) use commit::Uncommitted;
 pub(super) use map::Map;
 
-use super::{Engine, Error, attempt::Attempt, lock, signals::Signal as Told, timers::Armed};
+use super::{Engine, Error, attempt::Attempt, lock, timers::Armed};
 use crate::{
     job::{Event, Job, JobId, Record, Refused, Revision, Spec, Transition, transition::Save},
     store::{AttemptRow, Update},
@@ -18,6 +19,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use told::Told;
 
 /// Text of one job is stored at most this often, milliseconds.
 const TEXT_EVERY: u64 = 1_000;

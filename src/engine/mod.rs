@@ -47,7 +47,6 @@ mod reseal;
 mod retention;
 mod runner;
 mod schedule;
-mod signals;
 mod start;
 mod timers;
 

@@ -16,6 +16,7 @@ pub mod id;
 pub mod identity;
 pub mod moment;
 pub mod record;
+pub mod run;
 pub mod spec;
 pub mod state;
 pub mod text;

@@ -3,7 +3,10 @@
 //! It changes the job and says, as data, what follows; the caller saves first
 //! and carries the rest out afterwards. A refused event changes nothing.
 
-use super::state::{Cancel, Detail, Failure, Job, Now, Output, Pace, Reason, Run, State, StateName};
+use super::{
+    run::{Cancel, Pace, Run},
+    state::{Detail, Failure, Job, Now, Output, Reason, State, StateName},
+};
 
 /// Something that happens to a job.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,7 +5,7 @@ use super::{
     entity::{attempt, job, job_request, job_text},
     write::{AttemptRow, Ended},
 };
-use crate::job::state::{Cancel, Run};
+use crate::job::run::{Cancel, Run};
 use crate::job::text::Text;
 use crate::job::{Detail, Failure, Job, JobId, Output, Reason, Record, Revision, State, StateName, Wall};
 use crate::secret::RootId;

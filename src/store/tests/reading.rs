@@ -84,7 +84,7 @@ async fn a_running_job_comes_back_with_its_attempt() {
 
         let running = store.running().await.expect("read");
         let State::Running(run) = &mut record.job.state else { panic!("not running") };
-        run.cancel = Some(crate::job::state::Cancel::begins(0));
+        run.cancel = Some(crate::job::run::Cancel::begins(0));
         (run.connected, run.heard_at, run.pace) = (false, 0, None);
         assert_eq!(running.len(), 1);
         same(&running[0], &record);

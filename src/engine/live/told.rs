@@ -3,33 +3,33 @@
 //! Each running job has one of these, and mostly nobody waits: so it is a few bytes
 //! under the job's lock and one place to wait at, where a `tokio::sync::watch` takes 400.
 
-use super::{live::Live, lock};
-use crate::job::Connection;
+use super::Live;
+use crate::{engine::lock, job::Connection};
 
 /// Where an attempt stands, for those who serve it.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Signal {
+pub(in crate::engine) struct Told {
     /// Somebody cancelled the job.
-    pub(super) stop: bool,
+    pub(in crate::engine) stop: bool,
     /// What becomes of the connection to the action.
-    pub(super) connection: Connection,
+    pub(in crate::engine) connection: Connection,
     /// Open ReportStreams.
-    pub(super) streams: u16,
+    pub(in crate::engine) streams: u16,
     /// The attempt is over, and that is committed.
-    pub(super) over: bool,
+    pub(in crate::engine) over: bool,
 }
 
 impl Live {
     /// Changes what those are told who serve it. All who wait look again, in the order in
     /// which they came.
-    pub(super) fn tell<T>(&self, change: impl FnOnce(&mut Signal) -> T) -> T {
+    pub(in crate::engine) fn tell<T>(&self, change: impl FnOnce(&mut Told) -> T) -> T {
         let changed = change(&mut lock(&self.inner).told);
         self.changed.notify_waiters();
         changed
     }
 
     /// Returns as soon as it `holds`, with what holds. Cancel safe.
-    pub(super) async fn until(&self, holds: impl Fn(&Signal) -> bool) -> Signal {
+    pub(in crate::engine) async fn until(&self, holds: impl Fn(&Told) -> bool) -> Told {
         self.when(|inner| holds(&inner.told)).await.told
     }
 }
@@ -57,12 +57,12 @@ mod tests {
             job: Job::new(rules, 0, Now { wall: 0, mono: 0, chance: 0.0 }),
         };
         let live = Live::new(record, AttemptRow::claimed(1, "node".into(), 0), None, false);
-        assert!(live.until(|signal| signal.streams == 0).now_or_never().is_some(), "it holds already");
-        let mut over = Box::pin(live.until(|signal| signal.over));
+        assert!(live.until(|told| told.streams == 0).now_or_never().is_some(), "it holds already");
+        let mut over = Box::pin(live.until(|told| told.over));
         assert!((&mut over).now_or_never().is_none());
-        live.tell(|signal| signal.stop = true);
+        live.tell(|told| told.stop = true);
         assert!((&mut over).now_or_never().is_none(), "something else changed");
-        assert!(!live.tell(|signal| std::mem::replace(&mut signal.over, true)));
+        assert!(!live.tell(|told| std::mem::replace(&mut told.over, true)));
         assert!(over.await.stop);
     }
 }
