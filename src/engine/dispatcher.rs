@@ -412,17 +412,16 @@ impl Engine {
             Box::new(move |result| {
                 engine.dispatcher.claimed(&target, id);
                 engine.recent.forget(id);
-                match result {
-                    Ok(Outcome::Done) => {
-                        engine.one_less_waits();
-                        engine.begin_attempt(record, row, payload, slot);
-                    }
+                if result == Ok(Outcome::Done) {
+                    engine.one_less_waits();
+                    engine.begin_attempt(record, row, payload, slot);
+                } else {
                     // Cancelled meanwhile, or joined: the tables know.
-                    Ok(Outcome::Lost | Outcome::Existing(_)) => engine.dispatcher.forget(),
-                    Err(error) => {
+                    if let Err(error) = result {
                         tracing::warn!(job = %id, %error, "a claim failed and is tried again");
-                        engine.dispatcher.forget();
                     }
+                    engine.dispatcher.forget();
+                    drop(slot); // before anybody looks for a free one
                 }
                 engine.dispatcher.wake();
             }),
