@@ -9,39 +9,48 @@ use std::sync::Arc;
 /// What the row has beside the job.
 #[derive(Debug)]
 pub(super) struct Attempt {
-    node: Arc<str>,
+    /// Who claimed it, if another node did.
+    other: Option<Box<Arc<str>>>,
     claimed_at: i64,
-    /// The action's HTTP status.
-    pub(super) http_status: Option<u16>,
     /// The whole row, once the attempt has ended.
     ended: Option<Box<AttemptRow>>,
 }
 
 impl Attempt {
-    /// Of an attempt that runs: what else `row` says is in its job.
-    pub(super) fn new(row: AttemptRow) -> Self {
-        Self { node: row.node, claimed_at: row.claimed_at, http_status: row.http_status, ended: None }
+    /// Of an attempt that runs at `node`: what else `row` says is in its job.
+    pub(super) fn new(row: AttemptRow, node: &Arc<str>) -> Self {
+        let other = (row.node != *node).then(|| Box::new(row.node));
+        Self { other, claimed_at: row.claimed_at, ended: None }
     }
 
-    /// As it is to be stored.
-    pub(super) fn row(&self, job: &Job) -> AttemptRow {
+    /// As it is to be stored by `node`, where it runs.
+    pub(super) fn row(&self, job: &Job, node: &Arc<str>) -> AttemptRow {
         if let Some(ended) = &self.ended {
             return (**ended).clone();
         }
         let run = run(job);
+        let by = self.other.as_deref().unwrap_or(node);
         AttemptRow {
             sent_at: run.and_then(|run| run.sent_at).map(i64::from),
             reported: run.is_some_and(|run| run.reported),
             sequence: run.map_or(0, |run| run.sequence),
-            http_status: self.http_status,
-            ..AttemptRow::claimed(job.attempt, Arc::clone(&self.node), self.claimed_at)
+            http_status: run.and_then(|run| run.http_status),
+            ..AttemptRow::claimed(job.attempt, Arc::clone(by), self.claimed_at)
         }
     }
 
-    /// It has ended: `before` is the job as it ran, `job` as it is now. A report that
-    /// ended it has `sequence`.
-    pub(super) fn end(&mut self, before: &Job, job: &Job, at: i64, ended_by: Option<Ended>) {
-        let mut row = self.row(before);
+    /// It has ended: `before` is what was to be stored while it ran, `job` as it is now.
+    /// `status` and `ended_by` are what ended it, if the action did.
+    pub(super) fn end(
+        &mut self,
+        before: AttemptRow,
+        job: &Job,
+        at: i64,
+        status: Option<u16>,
+        ended_by: Option<Ended>,
+    ) {
+        let mut row = before;
+        row.http_status = status.or(row.http_status);
         if let Some(ended_by) = &ended_by {
             row.sequence = ended_by.sequence.unwrap_or(row.sequence).max(row.sequence);
             row.reported = true;

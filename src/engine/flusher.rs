@@ -90,7 +90,7 @@ impl Engine {
             if text {
                 inner.raise_for_text(self, live);
             }
-            inner.update(live, text, now)
+            inner.update(self, live, text, now)
         };
         let (engine, live) = (Arc::clone(self), Arc::clone(live));
         let (revision, text) = (update.record.job.revision, update.text);

@@ -36,9 +36,6 @@ pub(super) struct Live {
     /// How many later Starts joined it.
     merged: AtomicU32,
     pub(super) inner: Mutex<Inner>,
-    /// Told whenever an update of this job is no longer under way, and what those are
-    /// told who serve it is another.
-    pub(super) changed: Notify,
 }
 
 /// What the lock guards.
@@ -62,6 +59,8 @@ pub(super) struct Inner {
     pub(super) text_rests_until: u64,
     /// For those who serve it.
     pub(super) told: Told,
+    /// Where those wait who wait for something of all this; mostly nobody does.
+    waiting: Option<Arc<Notify>>,
     /// For the row of this attempt.
     pub(super) row: Attempt,
     /// What a timer is set for.
@@ -73,10 +72,12 @@ pub(super) struct Inner {
 }
 
 impl Live {
-    /// A job that runs, as it is stored. `calling`: its action is about to be called.
+    /// A job that runs at `node`, as it is stored. `calling`: its action is about to be
+    /// called.
     pub(super) fn new(
         record: Record,
         row: AttemptRow,
+        node: &Arc<str>,
         slot: Option<OwnedSemaphorePermit>,
         calling: bool,
     ) -> Arc<Self> {
@@ -102,12 +103,12 @@ impl Live {
                 text_dirty: false,
                 text_rests_until: 0,
                 told: Told { stop, ..Told::default() },
-                row: Attempt::new(row),
+                waiting: None,
+                row: Attempt::new(row, node),
                 armed: None,
                 slot,
                 calling,
             }),
-            changed: Notify::new(),
         })
     }
 
@@ -146,16 +147,16 @@ impl Live {
     /// The job, locked, as soon as it is `ready`. Cancel safe.
     pub(super) async fn when(&self, ready: impl Fn(&Inner) -> bool) -> MutexGuard<'_, Inner> {
         loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            // Before the look: no change can fall between.
-            changed.as_mut().enable();
-            {
-                let inner = lock(&self.inner);
+            let place;
+            let changed = {
+                let mut inner = lock(&self.inner);
                 if ready(&inner) {
                     return inner;
                 }
-            }
+                place = Arc::clone(inner.waiting.get_or_insert_default());
+                // Under the lock: it hears of whatever changes from now on.
+                place.notified()
+            };
             changed.await;
         }
     }
@@ -177,6 +178,14 @@ impl Live {
 }
 
 impl Inner {
+    /// All who wait look again, in the order in which they came: an update of this job is
+    /// no longer under way, or what those are told who serve it is another.
+    fn wake(&mut self) {
+        if let Some(waiting) = self.waiting.take() {
+            waiting.notify_waiters();
+        }
+    }
+
     /// Whether a change that callers can see must wait.
     pub(super) fn committing(&self) -> bool {
         self.commit.is_some()
@@ -276,7 +285,7 @@ impl Inner {
     }
 
     /// The update that brings the tables up to date.
-    pub(super) fn update(&mut self, live: &Live, text: bool, now: u64) -> Update {
+    pub(super) fn update(&mut self, engine: &Engine, live: &Live, text: bool, now: u64) -> Update {
         self.saving = true;
         self.dirty = false;
         let job = if text {
@@ -286,14 +295,15 @@ impl Inner {
         } else {
             self.job.without_text()
         };
-        Update { from: self.stored, record: live.record(job), text, attempt: Some(self.row.row(&self.job)) }
+        let attempt = Some(self.row.row(&self.job, &engine.settings.node));
+        Update { from: self.stored, record: live.record(job), text, attempt }
     }
 
     /// An update is no longer under way.
     pub(super) fn saved(&mut self, engine: &Engine, live: &Arc<Live>, revision: Option<Revision>) {
         self.saving = false;
         if self.lost {
-            return live.changed.notify_waiters();
+            return self.wake();
         }
         match revision {
             Some(revision) => self.stored = revision,
@@ -302,7 +312,7 @@ impl Inner {
         if self.dirty || self.text_dirty {
             engine.flusher.add(live);
         }
-        live.changed.notify_waiters();
+        self.wake();
     }
 }
 
@@ -335,7 +345,7 @@ mod tests {
     #[test]
     fn a_running_job_takes_little_memory() {
         // With the two counters before it, a class of the allocator.
-        assert!(size_of::<Live>() + 16 <= 384, "{}", size_of::<Live>());
+        assert!(size_of::<Live>() + 16 <= 320, "{}", size_of::<Live>());
         assert!(size_of::<Spec>() + 16 <= 192, "{}", size_of::<Spec>());
     }
 }

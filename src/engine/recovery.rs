@@ -79,7 +79,7 @@ impl Engine {
         }
         tracing::info!(job = %record.id, attempt = record.job.attempt, "adopted");
         let slot = self.dispatcher.slot(&record.spec.target);
-        let live = Live::new(record, row, slot, false);
+        let live = Live::new(record, row, &self.settings.node, slot, false);
         let mut inner = super::lock(&live.inner);
         self.live.insert(&live);
         self.publish(&live, &inner);

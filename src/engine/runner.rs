@@ -72,7 +72,7 @@ impl Engine {
         payload: Option<Payload>,
         slot: OwnedSemaphorePermit,
     ) {
-        let live = Live::new(record, row, Some(slot), true);
+        let live = Live::new(record, row, &self.settings.node, Some(slot), true);
         {
             let mut inner = lock(&live.inner);
             self.live.insert(&live);

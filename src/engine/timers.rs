@@ -14,15 +14,30 @@ use super::{
 };
 use crate::job::Event;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     num::NonZeroU64,
     sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 use tokio::sync::Notify;
 
-/// Mono, and a number that tells entries of one millisecond apart.
-pub(super) type Armed = (u64, NonZeroU64);
+/// When, mono, and in the lower [`APART`] bits what tells entries of one millisecond apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Armed(NonZeroU64);
+
+/// For a million entries of one millisecond, and 557 years.
+const APART: u32 = 20;
+
+impl Armed {
+    fn new(at: u64, number: u64) -> Self {
+        let at = at.min(u64::MAX >> APART) << APART;
+        Self(NonZeroU64::new(at | (number & ((1 << APART) - 1))).unwrap_or(NonZeroU64::MIN))
+    }
+
+    fn at(self) -> u64 {
+        self.0.get() >> APART
+    }
+}
 
 /// Times of running jobs.
 #[derive(Default)]
@@ -31,14 +46,22 @@ pub(super) struct Timers {
     earlier: Notify,
 }
 
+#[derive(Default)]
 struct Entries {
     map: BTreeMap<Armed, Weak<Live>>,
-    next: NonZeroU64,
+    next: u64,
 }
 
-impl Default for Entries {
-    fn default() -> Self {
-        Self { map: BTreeMap::new(), next: NonZeroU64::MIN }
+impl Entries {
+    fn insert(&mut self, at: u64, live: Weak<Live>) -> Armed {
+        loop {
+            self.next = self.next.wrapping_add(1);
+            if let Entry::Vacant(place) = self.map.entry(Armed::new(at, self.next)) {
+                let armed = *place.key();
+                place.insert(live);
+                return armed;
+            }
+        }
     }
 }
 
@@ -47,17 +70,15 @@ impl Timers {
     /// can.
     pub(super) fn arm(&self, live: &Arc<Live>, inner: &mut Inner) {
         let Some(at) = inner.job.due_at() else { return self.disarm(inner) };
-        if inner.armed.is_some_and(|(armed, _)| armed <= at) {
+        if inner.armed.is_some_and(|armed| armed.at() <= at) {
             return; // an earlier look will set a later one
         }
         self.disarm(inner);
         let mut entries = lock(&self.entries);
-        let armed = (at, entries.next);
-        entries.next = entries.next.saturating_add(1);
-        let first = entries.map.first_key_value().is_none_or(|(first, _)| armed < *first);
-        entries.map.insert(armed, Arc::downgrade(live));
+        let first = entries.map.first_key_value().map(|(first, _)| *first);
+        let armed = entries.insert(at, Arc::downgrade(live));
         inner.armed = Some(armed);
-        if first {
+        if first.is_none_or(|first| armed < first) {
             self.earlier.notify_one();
         }
     }
@@ -72,9 +93,9 @@ impl Timers {
     /// Jobs to look at, and when the next look is.
     fn due(&self, now: u64) -> (Vec<Arc<Live>>, Option<u64>) {
         let mut entries = lock(&self.entries);
-        let later = entries.map.split_off(&(now.saturating_add(1), NonZeroU64::MIN));
+        let later = entries.map.split_off(&Armed::new(now.saturating_add(1), 0));
         let due = std::mem::replace(&mut entries.map, later);
-        let next = entries.map.first_key_value().map(|((at, _), _)| *at);
+        let next = entries.map.first_key_value().map(|(armed, _)| armed.at());
         (due.into_values().filter_map(|live| live.upgrade()).collect(), next)
     }
 }
@@ -151,7 +172,7 @@ mod tests {
             job,
         };
         let row = AttemptRow::claimed(1, "here".into(), at(0).wall);
-        Live::new(record, row, None, false)
+        Live::new(record, row, &"here".into(), None, false)
     }
 
     #[test]

@@ -29,7 +29,7 @@ mod matrix;
 pub use draft::{Checked, Defaults, Draft, Violation};
 pub use id::{BadJobId, JobId};
 pub use identity::Credentials;
-pub use moment::Wall;
+pub use moment::{Mono, Wall};
 pub use record::Record;
 pub use spec::{MergeClass, MergePolicy, Payload, Spec};
 pub use state::{Detail, Failure, Job, Now, Output, Reason, Revision, Rules, State, StateName};

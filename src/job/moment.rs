@@ -1,7 +1,10 @@
 //! A moment that may be missing, in no more room than one that is there: what runs is
 //! kept in memory.
 
-use std::{fmt, num::NonZeroI64};
+use std::{
+    fmt,
+    num::{NonZeroI64, NonZeroU64},
+};
 
 /// UTC milliseconds since 1970.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,23 @@ impl fmt::Debug for Wall {
     }
 }
 
+/// Milliseconds on a clock that never jumps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mono(NonZeroU64);
+
+impl From<u64> for Mono {
+    /// The first millisecond of the clock counts as the second.
+    fn from(millis: u64) -> Self {
+        Self(NonZeroU64::new(millis).unwrap_or(NonZeroU64::MIN))
+    }
+}
+
+impl From<Mono> for u64 {
+    fn from(mono: Mono) -> Self {
+        mono.0.get()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,5 +62,10 @@ mod tests {
         }
         assert_eq!(i64::from(Wall::from(i64::MIN)), i64::MIN + 1);
         assert_eq!(size_of::<Option<Wall>>(), size_of::<i64>());
+        for millis in [1, 2, u64::MAX] {
+            assert_eq!(u64::from(Mono::from(millis)), millis);
+        }
+        assert_eq!(u64::from(Mono::from(0)), 1);
+        assert_eq!(size_of::<Option<Mono>>(), size_of::<u64>());
     }
 }

@@ -1,6 +1,6 @@
 //! A running attempt: how far it was sent and heard of, its cancel, and its pace.
 
-use super::{Now, Wall};
+use super::{Mono, Now, Wall};
 
 /// The life of a running attempt. What is `mono` is lost with the process.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,12 +13,14 @@ pub struct Run {
     pub connected: bool,
     /// Whether the connection broke after the request was sent.
     pub lost: bool,
+    /// The status that the action answered.
+    pub http_status: Option<u16>,
     /// The highest sequence applied.
     pub sequence: u64,
     /// When the action was last heard of, mono.
     pub heard_at: u64,
-    /// When `max_duration` ends, mono.
-    pub must_end_at: Option<u64>,
+    /// When `max_duration` ends.
+    pub must_end_at: Option<Mono>,
     /// If somebody wants it to stop.
     pub cancel: Option<Box<Cancel>>,
     /// How fast it gets on.

@@ -271,7 +271,7 @@ pub struct Job {
     /// Number of the present or last attempt; 0 before the first.
     pub attempt: u32,
     /// Whole percent.
-    pub progress: u32,
+    pub progress: u8,
     /// In the action's own terms.
     pub detail: Option<Box<Detail>>,
     /// What the action wrote in this attempt.
@@ -391,6 +391,6 @@ impl Job {
     pub fn due_at(&self) -> Option<u64> {
         let State::Running(run) = &self.state else { return None };
         let grace = self.grace_ends_at(run);
-        [self.stall_at(run), run.must_end_at, grace].into_iter().flatten().min()
+        [self.stall_at(run), run.must_end_at.map(u64::from), grace].into_iter().flatten().min()
     }
 }

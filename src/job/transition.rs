@@ -4,6 +4,7 @@
 //! and carries the rest out afterwards. A refused event changes nothing.
 
 use super::{
+    Mono,
     run::{Cancel, Pace, Run},
     state::{Detail, Failure, Job, Now, Output, Reason, State, StateName},
 };
@@ -239,6 +240,7 @@ impl Job {
             reported: false,
             connected: true,
             lost: false,
+            http_status: None,
             sequence: 0,
             heard_at: now.mono,
             must_end_at,
@@ -251,10 +253,10 @@ impl Job {
     }
 
     /// When `max_duration` is over, on the clock that never jumps.
-    fn must_end_at(&self, now: Now) -> Option<u64> {
+    fn must_end_at(&self, now: Now) -> Option<Mono> {
         self.must_end_by().map(|at| {
             let left = at.saturating_sub(now.wall);
-            now.mono.saturating_add(u64::try_from(left).unwrap_or(0))
+            now.mono.saturating_add(u64::try_from(left).unwrap_or(0)).into()
         })
     }
 
@@ -290,7 +292,7 @@ impl Job {
         if passed(self.grace_ends_at(run)) {
             return Ok(self.end(State::Cancelled, now, Connection::Close));
         }
-        if passed(run.must_end_at) {
+        if passed(run.must_end_at.map(u64::from)) {
             return Ok(self.give_up(Reason::Deadline, "max_duration passed".into(), false, now));
         }
         if passed(self.stall_at(run)) {
@@ -385,12 +387,14 @@ impl Job {
         run.lost = false;
         run.heard_at = now.mono;
         match report.progress {
-            Some(Progress::To(percent)) => self.progress = percent.min(100),
-            Some(Progress::By(percent)) => self.progress = self.progress.saturating_add(percent).min(100),
+            Some(Progress::To(percent)) => self.progress = whole(percent),
+            Some(Progress::By(percent)) => {
+                self.progress = whole(u32::from(self.progress).saturating_add(percent));
+            }
             None => {
                 if let Some(Detail { done, total: total @ 1.., .. }) = &report.detail {
                     let percent = u128::from(*done) * 100 / u128::from(*total);
-                    self.progress = u32::try_from(percent.min(100)).unwrap_or(100);
+                    self.progress = whole(u32::try_from(percent).unwrap_or(100));
                 }
             }
         }
@@ -434,6 +438,7 @@ impl Job {
             return Err(Refused::Meaningless(self.state_name()));
         };
         let status = response.status;
+        run.http_status = Some(status);
         Ok(match status {
             202 => {
                 run.connected = false;
@@ -543,4 +548,9 @@ impl Job {
         self.updated_at = now.wall;
         Transition { save, visible: true, ..Transition::default() }
     }
+}
+
+/// Percent; there are no more than 100.
+fn whole(percent: u32) -> u8 {
+    u8::try_from(percent.min(100)).unwrap_or(100)
 }

@@ -326,7 +326,7 @@ pub fn job(record: &Record, text: bool) -> v1::Job {
             ..Default::default()
         }),
         state: i32::from(job.state_name().number()),
-        progress: job.progress,
+        progress: job.progress.into(),
         progress_detail: detail,
         estimated_end_at: job.estimated_end_at().map(timestamp),
         status_text: if text { job.text.as_str().to_owned() } else { String::new() },

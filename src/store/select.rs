@@ -29,6 +29,7 @@ pub(super) fn records(text: bool) -> SelectStatement {
         .columns([
             (attempt::Entity, attempt::Column::SentAt),
             (attempt::Entity, attempt::Column::Reported),
+            (attempt::Entity, attempt::Column::HttpStatus),
             (attempt::Entity, attempt::Column::LastSequence),
         ])
         .from(job::Entity)
@@ -116,6 +117,7 @@ fn read(found: &QueryResult, text: bool) -> Result<Record, Error> {
         retry_of: found.try_get("", "retry_of")?,
         sent_at: found.try_get("", "sent_at")?,
         reported: found.try_get("", "reported")?,
+        http_status: found.try_get("", "http_status")?,
         sequence: found.try_get("", "last_sequence")?,
         text,
     };

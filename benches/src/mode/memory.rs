@@ -17,6 +17,8 @@ use std::time::Duration;
 const SETTLE: Duration = Duration::from_millis(700);
 /// A target runs so many jobs at most.
 const SLOTS: usize = 10_000;
+/// So many times as many running jobs are counted as ran before.
+const ROUNDS: usize = 3;
 
 fn figure(name: &str, value: f64) -> Sample {
     Sample { more: [(name.to_owned(), value)].into(), ..Sample::default() }
@@ -46,7 +48,7 @@ pub async fn idle(options: &Options) -> Result<Vec<Step>, Fault> {
         let (mut raw, mut ours) = (Vec::new(), Vec::new());
         for _ in 0..repeat {
             let mut world = World::new(options, &[]).await?;
-            world.ask::<()>(&Question::Hold { count: 1, targets: Vec::new() }).await?;
+            world.ask::<()>(&Question::Hold { count: 1, targets: Vec::new(), routes: false }).await?;
             for (side, samples) in [(Side::Raw, &mut raw), (Side::Backjob, &mut ours)] {
                 let question = Question::Open { fan: Fan { side, streams, connections } };
                 let opened: Value = world.ask(&question).await?;
@@ -63,38 +65,49 @@ pub async fn idle(options: &Options) -> Result<Vec<Step>, Fault> {
     Ok(steps)
 }
 
-/// A running job more: as many run before, so that what has a bound of its own (pages of
-/// the database, the queue of writes) is there already.
+/// A running job more, after as many: what has a bound of its own (pages of the database,
+/// the queue of writes) is there already.
 pub async fn live(options: &Options) -> Result<Vec<Step>, Fault> {
-    let count = options.number(20_000, 200);
-    let names: Vec<String> = (0..(2 * count).div_ceil(SLOTS)).map(|place| format!("t{place}")).collect();
+    let count = options.number(14_000, 200);
+    let names: Vec<String> = (0..(ROUNDS + 1) * count)
+        .step_by(SLOTS - SLOTS / 20) // batches are not divided evenly
+        .map(|place| format!("t{place}"))
+        .collect();
     let mut settings = Vec::new();
     for name in &names {
         settings.push((format!("targets.{name}.url"), "{application}".to_owned()));
         settings.push((format!("targets.{name}.max_in_flight"), SLOTS.to_string()));
     }
     let settings: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-    let mut ours = Vec::new();
-    for _ in 0..options.repeat.min(3) {
-        let mut world = World::new(options, &settings).await?;
-        tokio::time::sleep(SETTLE).await;
-        let empty = Memory::of(world.service.id())?;
-        world.ask::<()>(&Question::Hold { count, targets: names.clone() }).await?;
-        tokio::time::sleep(2 * SETTLE).await;
-        let before = Memory::of(world.service.id())?;
-        world.ask::<()>(&Question::Hold { count, targets: names.clone() }).await?;
-        // Their claims and first reports reach the disk.
-        tokio::time::sleep(2 * SETTLE).await;
-        let after = Memory::of(world.service.id())?;
-        let mut sample = figure("kib_per_job", (after.pss - before.pss) / count as f64);
-        sample.more.insert("rss_at_rest_kib".into(), empty.rss);
-        sample.more.insert("rss_before_kib".into(), before.rss);
-        sample.more.insert("rss_after_kib".into(), after.rss);
-        ours.push(sample);
+    let mut steps = Vec::new();
+    for (routes, name) in [(false, "a running job"), (true, "a running job with a route of its own")] {
+        let mut ours = Vec::new();
+        for _ in 0..options.repeat {
+            let mut world = World::new(options, &settings).await?;
+            tokio::time::sleep(SETTLE).await;
+            let mut seen = vec![Memory::of(world.service.id())?];
+            for _ in 0..=ROUNDS {
+                let question = Question::Hold { count, targets: names.clone(), routes };
+                world.ask::<()>(&question).await?;
+                // Their claims and first reports reach the disk.
+                tokio::time::sleep(2 * SETTLE).await;
+                seen.push(Memory::of(world.service.id())?);
+            }
+            let (before, after) = (seen[1], seen[ROUNDS + 1]);
+            let mut sample = figure("kib_per_job", (after.pss - before.pss) / (ROUNDS * count) as f64);
+            sample.more.insert("rss_at_rest_kib".into(), seen[0].rss);
+            sample.more.insert("rss_before_kib".into(), before.rss);
+            sample.more.insert("rss_after_kib".into(), after.rss);
+            ours.push(sample);
+        }
+        let layout = format!(
+            "{} jobs that have answered 202, beside {count}; {} targets",
+            ROUNDS * count,
+            names.len()
+        );
+        let step = Step::new("live-memory", name, &layout, options, ours)
+            .goal("memory of the service", &[Most("kib_per_job", 0.5, "KiB")]);
+        steps.push(step);
     }
-    let layout =
-        format!("{count} running jobs that have answered 202, beside as many; {} targets", names.len());
-    let step = Step::new("live-memory", "a running job", &layout, options, ours)
-        .goal("memory of the service", &[Most("kib_per_job", 0.5, "KiB")]);
-    Ok(vec![step])
+    Ok(steps)
 }

@@ -7,7 +7,7 @@
 //! | `/unary?TAG` | five reports, each a call; then 200 |
 //! | `/stream?TAG` | five reports on one stream; then 200 |
 //! | `/reporter?TAG` | five reports and a finish with `backjob::worker::Reporter`; then 200 |
-//! | `/hold?TAG` | answers 202: the client reports in its stead |
+//! | `/hold?TAG` or with the tag in a header | answers 202: the client reports in its stead |
 //! | `/raw` | reads the body and answers 200, for the floor of HTTP |
 
 use super::Places;
@@ -44,6 +44,9 @@ use tonic::{
 
 /// Reports of a job.
 pub const REPORTS: u32 = 5;
+
+/// The header that tells jobs of one route apart.
+pub const TAG: &str = "bench-tag";
 
 /// What the parent says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -155,7 +158,8 @@ async fn handle(
     if let Err(error) = verifier.verify_parts(&parts, &body) {
         return say(StatusCode::UNAUTHORIZED, &error.to_string());
     }
-    let tag = parts.uri.query().unwrap_or_default();
+    let tag = parts.headers.get(TAG).and_then(|tag| tag.to_str().ok());
+    let tag = tag.or(parts.uri.query()).unwrap_or_default();
     let reported = match route {
         "/none" => Ok(()),
         "/unary" => unary(&application, &parts.headers).await,

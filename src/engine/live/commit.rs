@@ -78,7 +78,6 @@ impl Engine {
         let before = inner.job.clone();
         let text_at = before.text.cursor();
         let transition = inner.job.apply(event, now)?;
-        inner.row.http_status = status.or(inner.row.http_status);
         inner.text_dirty |= inner.job.text.cursor() != text_at;
         if transition.save != Save::Commit {
             self.timers.arm(live, inner);
@@ -86,16 +85,17 @@ impl Engine {
         }
         if transition.attempt_ended {
             let Inner { row, job, .. } = &mut *inner;
-            row.end(&before, job, now.wall, ended_by);
+            let as_it_ran = row.row(&before, &self.settings.node);
+            row.end(as_it_ran, job, now.wall, status, ended_by);
         }
         if transition.connection == Connection::Close {
             // Closed before anything is retried.
             inner.told.connection = Connection::Close;
-            live.changed.notify_waiters();
+            inner.wake();
         }
         inner.commit = Some(Box::new(Commit { before, joining: 0, waiting: Vec::with_capacity(1) }));
         let text = transition.attempt_ended && (inner.text_dirty || inner.job.output.is_some());
-        let update = inner.update(live, text, now.mono);
+        let update = inner.update(self, live, text, now.mono);
         let done = inner.join();
         self.submit(live, update, transition, permit);
         Ok((transition, Some(done)))
@@ -173,8 +173,8 @@ impl Engine {
             tracing::warn!(job = %live.id, %error, "a change could not be committed and is tried again");
         }
         inner.tell(|| Err(Error::from(error.clone())));
+        inner.wake();
         drop(inner);
-        live.changed.notify_waiters();
         let (engine, live) = (Arc::clone(self), Arc::clone(live));
         self.tasks.spawn("commit again", async move {
             tokio::select! {

@@ -23,8 +23,9 @@ impl Live {
     /// Changes what those are told who serve it. All who wait look again, in the order in
     /// which they came.
     pub(in crate::engine) fn tell<T>(&self, change: impl FnOnce(&mut Told) -> T) -> T {
-        let changed = change(&mut lock(&self.inner).told);
-        self.changed.notify_waiters();
+        let mut inner = lock(&self.inner);
+        let changed = change(&mut inner.told);
+        inner.wake();
         changed
     }
 
@@ -56,7 +57,7 @@ mod tests {
             merged_count: 0,
             job: Job::new(rules, 0, Now { wall: 0, mono: 0, chance: 0.0 }),
         };
-        let live = Live::new(record, AttemptRow::claimed(1, "node".into(), 0), None, false);
+        let live = Live::new(record, AttemptRow::claimed(1, "node".into(), 0), &"node".into(), None, false);
         assert!(live.until(|told| told.streams == 0).now_or_never().is_some(), "it holds already");
         let mut over = Box::pin(live.until(|told| told.over));
         assert!((&mut over).now_or_never().is_none());

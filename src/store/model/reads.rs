@@ -25,6 +25,7 @@ impl Tables {
             retry_of: request.and_then(|request| request.retry_of.clone()),
             sent_at: running.and_then(|row| row.sent_at),
             reported: running.map(|row| row.reported),
+            http_status: running.and_then(|row| row.http_status),
             sequence: running.map(|row| row.last_sequence),
             text: text.filter(|text| text.attempt == job.attempt).cloned(),
         };

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     clock,
     fault::{Fault, fault},
+    role::action::TAG,
     sample::Sample,
 };
 use backjob::proto::v1::{
@@ -166,7 +167,7 @@ impl Client {
         let mut ids = Vec::with_capacity(count);
         while ids.len() < count {
             let some = (count - ids.len()).min(500);
-            let started = self.start_batch(&mut control, some, kind.route(), &[]).await?;
+            let started = self.start_batch(&mut control, some, kind.route(), &[], true).await?;
             for (id, event) in started {
                 soon(event).await?;
                 ids.push(id);
@@ -179,18 +180,25 @@ impl Client {
         Ok(Value::Null)
     }
 
-    /// Up to 1,000 jobs, at `targets` in turn or the default one.
+    /// Up to 1,000 jobs, at `targets` in turn or the default one. What tells them apart is
+    /// in their routes, or in a header.
     async fn start_batch(
         &mut self,
         control: &mut JobControlClient<Channel>,
         count: usize,
         route: &str,
         targets: &[String],
+        routes: bool,
     ) -> Result<Vec<(String, oneshot::Receiver<Event>)>, Fault> {
         let events = self.events.clone().ok_or("no application")?;
         let (mut requests, mut heard) = (Vec::new(), Vec::new());
         for place in 0..count {
             let mut request = self.start_request(route);
+            if !routes {
+                let action = request.action.get_or_insert_default();
+                action.route = format!("/{route}");
+                action.headers.insert(TAG.to_owned(), self.tag.to_string());
+            }
             request.error_timeout = Some(prost_types::Duration { seconds: 86_400, nanos: 0 });
             if let Some(target) = targets.get(place % targets.len().max(1)) {
                 request.action.get_or_insert_default().target.clone_from(target);
@@ -206,12 +214,17 @@ impl Client {
         ids.zip(heard).map(|(id, heard)| Ok((id?, heard))).collect()
     }
 
-    pub(super) async fn hold(&mut self, count: usize, targets: &[String]) -> Result<Value, Fault> {
+    pub(super) async fn hold(
+        &mut self,
+        count: usize,
+        targets: &[String],
+        routes: bool,
+    ) -> Result<Value, Fault> {
         let mut control = JobControlClient::new(self.connect(Side::Backjob).await?);
         let mut held = 0;
         while held < count {
             let some = (count - held).min(500);
-            for (id, event) in self.start_batch(&mut control, some, "hold", targets).await? {
+            for (id, event) in self.start_batch(&mut control, some, "hold", targets, routes).await? {
                 let (token, told) = soon(event).await?.held.ok_or("an action did not detach")?;
                 if told != id {
                     return Err(fault("a trigger of another job"));

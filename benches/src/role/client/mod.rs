@@ -71,8 +71,9 @@ pub enum Question {
     Also { name: String, port: u32, pid: u32 },
     /// Starts jobs that wait for an hour.
     Schedule { count: usize },
-    /// Starts jobs that run and are reported for from here, at the targets in turn.
-    Hold { count: usize, targets: Vec<String> },
+    /// Starts jobs that run and are reported for from here, at the targets in turn; each
+    /// with a route of its own, or all with one.
+    Hold { count: usize, targets: Vec<String>, routes: bool },
     /// Ends the held jobs.
     Release,
     /// Bytes of a call's request and of its answer.
@@ -189,7 +190,7 @@ impl Client {
                 return Ok(Value::Null);
             }
             Question::Schedule { count } => return self.schedule(count).await,
-            Question::Hold { count, targets } => return self.hold(count, &targets).await,
+            Question::Hold { count, targets, routes } => return self.hold(count, &targets, routes).await,
             Question::Release => return self.release().await,
             Question::Sizes { call } => return Ok(serde_json::to_value(self.sizes(call).await?)?),
             Question::Load { call, connections, in_flight, seconds } => {
