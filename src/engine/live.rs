@@ -59,7 +59,8 @@ pub(super) struct Inner {
     pub(super) text_rests_until: u64,
     /// For those who serve it.
     pub(super) told: Told,
-    /// Where those wait who wait for something of all this; mostly nobody does.
+    /// Where those wait who wait for something of all this. Once an action has answered
+    /// 202 nobody does, mostly.
     waiting: Option<Arc<Notify>>,
     /// For the row of this attempt.
     pub(super) row: Attempt,
@@ -178,8 +179,8 @@ impl Live {
 }
 
 impl Inner {
-    /// All who wait look again, in the order in which they came: an update of this job is
-    /// no longer under way, or what those are told who serve it is another.
+    /// All who wait look again: an update of this job is no longer under way, or what those
+    /// are told who serve it is another.
     fn wake(&mut self) {
         if let Some(waiting) = self.waiting.take() {
             waiting.notify_waiters();
@@ -205,6 +206,9 @@ impl Inner {
     /// The call of its action is over.
     pub(super) fn end_call(&mut self) {
         self.calling = false;
+        if self.waiting.as_ref().is_some_and(|place| Arc::strong_count(place) == 1) {
+            self.waiting = None; // who waited is gone, and may have been the only one
+        }
         self.let_go();
     }
 

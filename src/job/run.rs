@@ -13,7 +13,7 @@ pub struct Run {
     pub connected: bool,
     /// Whether the connection broke after the request was sent.
     pub lost: bool,
-    /// The status that the action answered.
+    /// The status that the action answered: 202, as any other ends the attempt.
     pub http_status: Option<u16>,
     /// The highest sequence applied.
     pub sequence: u64,

@@ -1,7 +1,8 @@
 //! What those who serve an attempt are told, and wait for.
 //!
 //! Each running job has one of these, and mostly nobody waits: so it is a few bytes
-//! under the job's lock and one place to wait at, where a `tokio::sync::watch` takes 400.
+//! under the job's lock, and a place to wait at that is made for who waits, where a
+//! `tokio::sync::watch` takes 400.
 
 use super::Live;
 use crate::{engine::lock, job::Connection};
@@ -20,8 +21,7 @@ pub(in crate::engine) struct Told {
 }
 
 impl Live {
-    /// Changes what those are told who serve it. All who wait look again, in the order in
-    /// which they came.
+    /// Changes what those are told who serve it. All who wait look again.
     pub(in crate::engine) fn tell<T>(&self, change: impl FnOnce(&mut Told) -> T) -> T {
         let mut inner = lock(&self.inner);
         let changed = change(&mut inner.told);
