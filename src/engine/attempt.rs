@@ -39,17 +39,16 @@ impl Attempt {
         }
     }
 
-    /// It has ended: `before` is what was to be stored while it ran, `job` as it is now.
+    /// It has ended: `row` is what was to be stored while it ran, `job` as it is now.
     /// `status` and `ended_by` are what ended it, if the action did.
     pub(super) fn end(
         &mut self,
-        before: AttemptRow,
+        mut row: AttemptRow,
         job: &Job,
         at: i64,
         status: Option<u16>,
         ended_by: Option<Ended>,
     ) {
-        let mut row = before;
         row.http_status = status.or(row.http_status);
         if let Some(ended_by) = &ended_by {
             row.sequence = ended_by.sequence.unwrap_or(row.sequence).max(row.sequence);

@@ -206,10 +206,8 @@ impl Inner {
     /// The call of its action is over.
     pub(super) fn end_call(&mut self) {
         self.calling = false;
-        if self.waiting.as_ref().is_some_and(|place| Arc::strong_count(place) == 1) {
-            self.waiting = None; // who waited is gone, and may have been the only one
-        }
         self.let_go();
+        self.wake(); // who called waited, and was perhaps the only one: their place goes
     }
 
     /// The attempt is over.

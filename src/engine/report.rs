@@ -6,7 +6,7 @@ use super::{
     lock,
 };
 use crate::{
-    job::{Event, JobId, Refused, Revision, Signal, State, transition::Report},
+    job::{Event, JobId, Refused, Revision, Signal, State, event::Report},
     secret::ReportToken,
     store::Ended,
 };

@@ -2,10 +2,7 @@
 
 use super::{AttemptRow, Engine, dispatcher::Connected, live::Live, live::Uncommitted, lock};
 use crate::{
-    job::{
-        Connection, Event, Payload, Reason, Record, Signal, State,
-        transition::{Response, Transition},
-    },
+    job::{Connection, Event, Payload, Reason, Record, Signal, State, Transition, event::Response},
     secret::ReportToken,
     store,
     trigger::{Outcome, Request, Sink},

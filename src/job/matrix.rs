@@ -2,7 +2,7 @@
 
 use super::state::*;
 use super::text::Text;
-use super::transition::*;
+use super::{event::*, transition::*};
 use proptest::prelude::*;
 use std::sync::Arc;
 

@@ -11,6 +11,7 @@
 //! - what concerns another attempt has no effect.
 
 pub mod draft;
+pub mod event;
 pub mod headers;
 pub mod id;
 pub mod identity;
@@ -27,10 +28,11 @@ pub mod url;
 mod matrix;
 
 pub use draft::{Checked, Defaults, Draft, Violation};
+pub use event::{Event, Signal};
 pub use id::{BadJobId, JobId};
 pub use identity::Credentials;
 pub use moment::{Mono, Wall};
 pub use record::Record;
 pub use spec::{MergeClass, MergePolicy, Payload, Spec};
 pub use state::{Detail, Failure, Job, Now, Output, Reason, Revision, Rules, State, StateName};
-pub use transition::{Connection, Event, Refused, Signal, Transition};
+pub use transition::{Connection, Refused, Transition};

@@ -6,8 +6,8 @@ use crate::{
     job::{
         Detail, Failure, JobId, MergePolicy, Output, Record, StateName,
         draft::{Draft, MAX_TEXT, Violation},
+        event::{End, Progress, Report, TextChange},
         identity::{Kind as As, RunAs},
-        transition::{End, Progress, Report, TextChange},
     },
     proto::v1,
 };

@@ -43,7 +43,7 @@ mod tests;
 pub use client::{Client, Settings};
 pub use target::{BadTarget, Target, TargetOptions};
 
-use crate::job::{JobId, Payload, Reason, transition::Response};
+use crate::job::{JobId, Payload, Reason, event::Response};
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 /// One triggering of a job's action.

@@ -1,6 +1,6 @@
 //! What is kept of a response.
 
-use crate::job::{Output, transition::Response};
+use crate::job::{Output, event::Response};
 use http::{HeaderMap, StatusCode, header};
 use std::time::UNIX_EPOCH;
 

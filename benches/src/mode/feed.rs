@@ -65,7 +65,7 @@ impl Nodes {
     }
 
     async fn hold(&mut self, count: usize) -> Result<(), Fault> {
-        self.world.ask(&Question::Hold { count, targets: vec!["a".to_owned()], routes: false }).await
+        self.world.ask(&Question::Hold { count, targets: vec!["a".to_owned()], own_routes: false }).await
     }
 
     async fn windows(&mut self, question: &Question, held: usize) -> Result<Vec<Sample>, Fault> {

@@ -26,7 +26,7 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
     let count = 64;
     for world in &mut worlds {
         world.ask::<()>(&Question::Schedule { count }).await?;
-        world.ask::<()>(&Question::Hold { count, targets: Vec::new(), routes: false }).await?;
+        world.ask::<()>(&Question::hold(count)).await?;
     }
     let seconds = options.seconds;
     let many_in_flight = |call, in_flight| Question::Load { call, connections: 4, in_flight, seconds };

@@ -48,7 +48,7 @@ pub async fn idle(options: &Options) -> Result<Vec<Step>, Fault> {
         let (mut raw, mut ours) = (Vec::new(), Vec::new());
         for _ in 0..repeat {
             let mut world = World::new(options, &[]).await?;
-            world.ask::<()>(&Question::Hold { count: 1, targets: Vec::new(), routes: false }).await?;
+            world.ask::<()>(&Question::hold(1)).await?;
             for (side, samples) in [(Side::Raw, &mut raw), (Side::Backjob, &mut ours)] {
                 let question = Question::Open { fan: Fan { side, streams, connections } };
                 let opened: Value = world.ask(&question).await?;
@@ -80,14 +80,14 @@ pub async fn live(options: &Options) -> Result<Vec<Step>, Fault> {
     }
     let settings: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     let mut steps = Vec::new();
-    for (routes, name) in [(false, "a running job"), (true, "a running job with a route of its own")] {
+    for (own_routes, name) in [(false, "a running job"), (true, "a running job with a route of its own")] {
         let mut ours = Vec::new();
         for _ in 0..options.repeat {
             let mut world = World::new(options, &settings).await?;
             tokio::time::sleep(SETTLE).await;
             let mut seen = vec![Memory::of(world.service.id())?];
             for _ in 0..=ROUNDS {
-                let question = Question::Hold { count, targets: names.clone(), routes };
+                let question = Question::Hold { count, targets: names.clone(), own_routes };
                 world.ask::<()>(&question).await?;
                 // Their claims and first reports reach the disk.
                 tokio::time::sleep(2 * SETTLE).await;

@@ -14,7 +14,7 @@ use crate::{
 
 pub async fn unary(options: &Options) -> Result<Vec<Step>, Fault> {
     let mut world = World::new(options, &[]).await?;
-    world.ask::<()>(&Question::Hold { count: 64, targets: Vec::new(), routes: false }).await?;
+    world.ask::<()>(&Question::hold(64)).await?;
     let echo = echo_of(&mut world, Call::Report).await?;
     let seconds = options.seconds;
     let mut steps = Vec::new();
@@ -36,7 +36,7 @@ pub async fn unary(options: &Options) -> Result<Vec<Step>, Fault> {
 
 pub async fn stream(options: &Options) -> Result<Vec<Step>, Fault> {
     let mut world = World::new(options, &[]).await?;
-    world.ask::<()>(&Question::Hold { count: 1, targets: Vec::new(), routes: false }).await?;
+    world.ask::<()>(&Question::hold(1)).await?;
     let seconds = options.seconds;
     let sides = [Side::Raw, Side::Backjob].map(|side| Question::Stream { side, seconds });
     let [raw, ours] = split(world.interleave(&sides).await?)?;

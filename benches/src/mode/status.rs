@@ -18,7 +18,7 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
     let count = options.number(1_000, 50);
     world.ask::<()>(&Question::Schedule { count }).await?;
     world.ask::<()>(&Question::Finish { kind: Kind::None, count }).await?;
-    world.ask::<()>(&Question::Hold { count, targets: Vec::new(), routes: false }).await?;
+    world.ask::<()>(&Question::hold(count)).await?;
     let seconds = options.seconds;
     let mut steps = Vec::new();
     for (of, whose) in

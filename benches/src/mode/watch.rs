@@ -25,7 +25,7 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
 
 async fn pair(options: &Options) -> Result<Step, Fault> {
     let mut world = World::new(options, &[]).await?;
-    world.ask::<()>(&Question::Hold { count: 1, targets: Vec::new(), routes: false }).await?;
+    world.ask::<()>(&Question::hold(1)).await?;
     let seconds = options.seconds;
     let sides = [Side::Raw, Side::Backjob].map(|side| Question::Pair { side, seconds });
     let [raw, ours] = split(world.interleave(&sides).await?)?;
@@ -40,7 +40,7 @@ async fn pair(options: &Options) -> Result<Step, Fault> {
 
 async fn fan(options: &Options, streams: usize, connections: usize, goals: bool) -> Result<Step, Fault> {
     let mut world = World::new(options, &[]).await?;
-    world.ask::<()>(&Question::Hold { count: 1, targets: Vec::new(), routes: false }).await?;
+    world.ask::<()>(&Question::hold(1)).await?;
     let seconds = options.seconds;
     for side in [Side::Raw, Side::Backjob] {
         world.ask::<Value>(&Question::Open { fan: Fan { side, streams, connections } }).await?;

@@ -6,7 +6,7 @@ use crate::{
     engine::{Acknowledged, Error, Reporting},
     job::{
         Detail, JobId, Output, Reason,
-        transition::{End, Progress, Report, Response, TextChange},
+        event::{End, Progress, Report, Response, TextChange},
     },
     secret::ReportToken,
     store::model,

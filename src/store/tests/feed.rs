@@ -61,7 +61,7 @@ async fn what_is_stored_is_told_to_other_nodes() {
         assert_eq!(joined, Ok(Outcome::Existing(Existing::Joined(job(1).id))));
         let (told, _) = heard(&mut listener, job(1).id).await;
         assert_eq!(told[&job(1).id], Revision::LAST);
-        let end = Report { end: Some(crate::job::transition::End::Finish(None)), ..Report::default() };
+        let end = Report { end: Some(crate::job::event::End::Finish(None)), ..Report::default() };
         happens(&a, &mut moved, Event::Of(1, Signal::Report(end)), at(NOW + 30)).await;
         heard(&mut listener, moved.id).await;
         assert_eq!(write(&a, Write::Delete(vec![moved.id])).await, Ok(Outcome::Done));

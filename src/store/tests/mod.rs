@@ -17,7 +17,7 @@ mod writing;
 
 use super::{AttemptRow, Error, Merge, New, Options, Outcome, Store, Tables, Update, Write};
 use crate::clock::Clock;
-use crate::job::transition::{Progress, Report, TextChange};
+use crate::job::event::{Progress, Report, TextChange};
 use crate::job::{Event, Job, JobId, MergeClass, Now, Payload, Record, Revision, Rules, Signal, Spec};
 use crate::secret::Keyring;
 use crate::tasks::Tasks;

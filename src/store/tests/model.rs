@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::{
-    job::{Failure, Reason, State, StateName, transition::End},
+    job::{Failure, Reason, State, StateName, event::End},
     store::{Ended, Existing, List, StartKey},
 };
 use proptest::prelude::*;

@@ -48,7 +48,7 @@ async fn works(store: &Store) {
     store.changed_since(0, None, 9).await.expect("read");
     store.announce(None, None).await.expect("told");
     store.beat().await.expect("told");
-    let end = Report { end: Some(crate::job::transition::End::Finish(None)), ..Report::default() };
+    let end = Report { end: Some(crate::job::event::End::Finish(None)), ..Report::default() };
     happens(store, &mut record, Event::Of(1, Signal::Report(end)), at(NOW + 30)).await;
     assert_eq!(write(store, Write::Delete(vec![record.id])).await, Ok(Outcome::Done));
     assert!(store.records(&[record.id], false).await.expect("read").is_empty());

@@ -1,7 +1,7 @@
 //! The writer: durable, in order, in groups, one refused write alone.
 
 use super::*;
-use crate::job::{Credentials, Detail, Output, State, transition::End};
+use crate::job::{Credentials, Detail, Output, State, event::End};
 use crate::store::Existing;
 
 #[tokio::test]

@@ -188,13 +188,13 @@ impl Client {
         count: usize,
         route: &str,
         targets: &[String],
-        routes: bool,
+        own_routes: bool,
     ) -> Result<Vec<(String, oneshot::Receiver<Event>)>, Fault> {
         let events = self.events.clone().ok_or("no application")?;
         let (mut requests, mut heard) = (Vec::new(), Vec::new());
         for place in 0..count {
             let mut request = self.start_request(route);
-            if !routes {
+            if !own_routes {
                 let action = request.action.get_or_insert_default();
                 action.route = format!("/{route}");
                 action.headers.insert(TAG.to_owned(), self.tag.to_string());
@@ -218,13 +218,13 @@ impl Client {
         &mut self,
         count: usize,
         targets: &[String],
-        routes: bool,
+        own_routes: bool,
     ) -> Result<Value, Fault> {
         let mut control = JobControlClient::new(self.connect(Side::Backjob).await?);
         let mut held = 0;
         while held < count {
             let some = (count - held).min(500);
-            for (id, event) in self.start_batch(&mut control, some, "hold", targets, routes).await? {
+            for (id, event) in self.start_batch(&mut control, some, "hold", targets, own_routes).await? {
                 let (token, told) = soon(event).await?.held.ok_or("an action did not detach")?;
                 if told != id {
                     return Err(fault("a trigger of another job"));

@@ -73,7 +73,7 @@ pub enum Question {
     Schedule { count: usize },
     /// Starts jobs that run and are reported for from here, at the targets in turn; each
     /// with a route of its own, or all with one.
-    Hold { count: usize, targets: Vec<String>, routes: bool },
+    Hold { count: usize, targets: Vec<String>, own_routes: bool },
     /// Ends the held jobs.
     Release,
     /// Bytes of a call's request and of its answer.
@@ -113,6 +113,11 @@ pub enum Question {
 }
 
 impl Question {
+    /// Running jobs of one kind, at the default target.
+    pub fn hold(count: usize) -> Self {
+        Self::Hold { count, targets: Vec::new(), own_routes: false }
+    }
+
     /// What a client has to know.
     pub fn know(ports: Places, pids: Places, options: &Options) -> Self {
         Self::Know { ports, pids, payload: options.payload.max(12), outstanding: options.outstanding.max(1) }
@@ -190,7 +195,9 @@ impl Client {
                 return Ok(Value::Null);
             }
             Question::Schedule { count } => return self.schedule(count).await,
-            Question::Hold { count, targets, routes } => return self.hold(count, &targets, routes).await,
+            Question::Hold { count, targets, own_routes } => {
+                return self.hold(count, &targets, own_routes).await;
+            }
             Question::Release => return self.release().await,
             Question::Sizes { call } => return Ok(serde_json::to_value(self.sizes(call).await?)?),
             Question::Load { call, connections, in_flight, seconds } => {
