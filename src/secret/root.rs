@@ -2,7 +2,6 @@
 
 use crate::signature;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use chacha20poly1305::{XChaCha20Poly1305, aead::KeyInit as _};
 use hkdf::Hkdf;
 use hmac::Hmac;
 use sha2::Sha256;
@@ -55,7 +54,7 @@ pub struct Root {
 struct Ready {
     report: Hmac<Sha256>,
     watch: Hmac<Sha256>,
-    seal: XChaCha20Poly1305,
+    seal: [u8; 32],
 }
 
 impl Root {
@@ -67,7 +66,7 @@ impl Root {
         let ready = Ready {
             report: signature::mac(&of(Use::Report), b""),
             watch: signature::mac(&of(Use::Watch), b""),
-            seal: XChaCha20Poly1305::new(&of(Use::Seal).into()),
+            seal: of(Use::Seal),
         };
         Self { bytes, id, ready: Arc::new(ready) }
     }
@@ -100,8 +99,8 @@ impl Root {
         self.ready.watch.clone()
     }
 
-    /// Seals and opens under the key for [`Use::Seal`].
-    pub(super) fn sealer(&self) -> &XChaCha20Poly1305 {
+    /// The key for [`Use::Seal`].
+    pub(super) fn seal_key(&self) -> &[u8; 32] {
         &self.ready.seal
     }
 }

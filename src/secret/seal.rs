@@ -1,9 +1,10 @@
 //! Sealing: what is stored so that only a holder of the root key can read it.
 
 use super::root::Root;
-use chacha20poly1305::{
-    XNonce,
-    aead::{Aead as _, Payload},
+use chacha20::{R20, hchacha};
+use ring::{
+    aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey},
+    error::Unspecified,
 };
 
 /// Random bytes that a sealed text begins with.
@@ -22,14 +23,17 @@ pub struct BadSeal;
 /// random and never used twice; at 192 bits chance sees to that. The result is
 /// the nonce, the cipher text and a tag of 16 bytes.
 pub fn seal(root: &Root, about: &[u8], plain: &[u8], nonce: [u8; NONCE]) -> Vec<u8> {
-    let cipher = root.sealer();
-    let payload = Payload { msg: plain, aad: about };
-    // Fails only beyond 256 GiB.
-    let text = cipher.encrypt(&XNonce::from(nonce), payload).unwrap_or_default();
-    debug_assert!(text.len() > plain.len());
-    let mut sealed = Vec::with_capacity(NONCE + text.len());
+    let mut sealed = Vec::with_capacity(NONCE + plain.len() + CHACHA20_POLY1305.tag_len());
     sealed.extend(nonce);
-    sealed.extend(text);
+    sealed.extend(plain);
+    let tag = cipher(root.seal_key(), &nonce).and_then(|(key, nonce)| {
+        key.seal_in_place_separate_tag(nonce, Aad::from(about), &mut sealed[NONCE..])
+    });
+    match tag {
+        Ok(tag) => sealed.extend(tag.as_ref()),
+        Err(_) => sealed.clear(), // beyond 256 GiB: nothing opens it
+    }
+    debug_assert!(sealed.len() > plain.len());
     sealed
 }
 
@@ -39,8 +43,21 @@ pub fn seal(root: &Root, about: &[u8], plain: &[u8], nonce: [u8; NONCE]) -> Vec<
 /// [`BadSeal`] if `root`, `about` or any byte is another one.
 pub fn open(root: &Root, about: &[u8], sealed: &[u8]) -> Result<Vec<u8>, BadSeal> {
     let (nonce, text) = sealed.split_first_chunk::<NONCE>().ok_or(BadSeal)?;
-    let cipher = root.sealer();
-    cipher.decrypt(&XNonce::from(*nonce), Payload { msg: text, aad: about }).map_err(|_| BadSeal)
+    let (key, nonce) = cipher(root.seal_key(), nonce).map_err(|_| BadSeal)?;
+    let mut plain = text.to_vec();
+    let length = key.open_in_place(nonce, Aad::from(about), &mut plain).map_err(|_| BadSeal)?.len();
+    plain.truncate(length);
+    Ok(plain)
+}
+
+/// XChaCha20-Poly1305 as ChaCha20-Poly1305 under a key of its own for the first 16
+/// bytes of the nonce, with the other 8 as nonce (draft-irtf-cfrg-xchacha-03, 2.3).
+fn cipher(key: &[u8; 32], nonce: &[u8; NONCE]) -> Result<(LessSafeKey, Nonce), Unspecified> {
+    let (mut first, mut rest) = ([0; 16], [0; 12]);
+    first.copy_from_slice(&nonce[..16]);
+    rest[4..].copy_from_slice(&nonce[16..]);
+    let key = UnboundKey::new(&CHACHA20_POLY1305, &hchacha::<R20>(&(*key).into(), &first.into()))?;
+    Ok((LessSafeKey::new(key), Nonce::assume_unique_for_key(rest)))
 }
 
 #[cfg(test)]
@@ -61,6 +78,31 @@ mod tests {
             assert!(plain.is_empty() || !sealed.windows(6).any(|part| part == b"canary"));
             assert_eq!(open(&root(1), b"job", &sealed).as_deref(), Ok(plain));
         }
+    }
+
+    /// draft-irtf-cfrg-xchacha-03, appendix A.3.1.
+    #[test]
+    fn the_cipher_is_that_of_its_draft() {
+        let bytes = |hex: &str| -> Vec<u8> {
+            let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
+            let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16);
+            digits.chunks(2).map(|digits| pair(digits).expect("hexadecimal")).collect()
+        };
+        let key: Vec<u8> = (0x80..=0x9f).collect();
+        let nonce: Vec<u8> = (0x40..=0x57).collect();
+        let about = bytes("50515253 c0c1c2c3 c4c5c6c7");
+        let mut text = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for \
+            the future, sunscreen would be it."
+            .to_vec();
+        let (key, nonce) =
+            cipher(&key.try_into().expect("32 bytes"), &nonce.try_into().expect("24 bytes")).expect("a key");
+        let tag = key.seal_in_place_separate_tag(nonce, Aad::from(&about), &mut text).expect("sealed");
+        let expected = "bd6d179d3e83d43b9576579493c0e939 572a1700252bfaccbed2902c21396cbb
+            731c7f1b0b4aa6440bf3a82f4eda7e39 ae64c6708c54c216cb96b72e1213b452
+            2f8c9ba40db5d945b11b69b982c1bb9e 3f3fac2bc369488f76b2383565d3fff9
+            21f9664c97637da9768812f615c68b13 b52e";
+        assert_eq!(text, bytes(expected));
+        assert_eq!(tag.as_ref(), bytes("c0875924c1c7987947deafd8780acf49"));
     }
 
     #[test]
