@@ -138,12 +138,12 @@ impl Engine {
         });
     }
 
-    /// Before the end: everything at once.
+    /// Before the end: everything at once, also what came while an update was under way.
     pub(super) async fn flush_all(self: &Arc<Self>) {
         let mut budget = Budget { since: 0, left: usize::MAX };
         for live in self.live.all() {
             {
-                let mut inner = lock(&live.inner);
+                let mut inner = live.when(|inner| !inner.saving() || inner.check().is_err()).await;
                 inner.text_rests_until = 0;
                 if !inner.dirty && !inner.text_dirty {
                     continue;

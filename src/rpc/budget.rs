@@ -7,6 +7,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub(super) const UNIT: usize = 1024;
 /// Bytes of one budget.
 pub(super) const BUDGET: usize = 64 * 1024 * 1024;
+/// Bytes of that for what calls are to do, each counted with the copy that is made of
+/// it: 64 bodies of the largest size at once.
+pub(super) const KEPT: usize = 2 * BUDGET;
 
 /// Bytes that may be taken at once, in units of [`UNIT`]; a permit gives them back.
 #[derive(Debug, Clone)]

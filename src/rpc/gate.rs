@@ -6,9 +6,9 @@ use super::{
     MESSAGE,
     access::{self, Access, Call},
     auth::Tokens,
-    budget::Budget,
+    budget::{Budget, KEPT, UNIT},
     connect,
-    intake::Intake,
+    intake::{Intake, Kept},
     leftover,
     origin::Origins,
     outgo::{self, Unread},
@@ -61,6 +61,7 @@ pub(super) struct Rules {
     origins: Arc<Origins>,
     places: Places,
     budget: Budget,
+    kept: Budget,
     answers: Budget,
 }
 
@@ -80,6 +81,7 @@ impl Rules {
             origins: Arc::new(origins),
             places,
             budget: Budget::default(),
+            kept: Budget::of(KEPT / UNIT),
             answers: Budget::default(),
         }
     }
@@ -175,18 +177,22 @@ where
             }
         };
         let budget = self.rules.budget.clone();
+        // What is only read is gone with its message.
+        let does = matches!(call.access, Access::Operator | Access::Report);
+        let kept = (does && !call.asks).then(|| Kept::new(self.rules.kept.clone()));
         let (request, left) = if leftover::matters(&request) {
             let (parts, body) = request.into_parts();
             let (body, left) = leftover::given_back(body);
-            let body = Intake::new(body, call.asks, MESSAGE, budget);
+            let body = Intake::new(body, call.asks, MESSAGE, budget, kept.clone());
             (Request::from_parts(parts, Body::new(body)), Some(left))
         } else {
-            (request.map(|body| Body::new(Intake::new(body, call.asks, MESSAGE, budget))), None)
+            (request.map(|body| Body::new(Intake::new(body, call.asks, MESSAGE, budget, kept.clone()))), None)
         };
         let answer = self.inner.clone().call(request);
         let (answers, unread) = (self.rules.answers.clone(), Arc::clone(&self.connection.unread));
         Either::Right(Box::pin(async move {
             let response = answer.await?;
+            drop(kept);
             if let Some(Ok(left)) = left.map(|mut left| left.try_recv()) {
                 leftover::read(left).await;
             }
@@ -194,8 +200,7 @@ where
                 response.map(|body| Body::new(Placed { body, _held: held }))
             } else {
                 // What was done is answered, and what was only read may be read again.
-                let may_wait = matches!(call.access, Access::Operator | Access::Report);
-                outgo::keep(response, &answers, &unread, may_wait, held).await
+                outgo::keep(response, &answers, &unread, does, held).await
             })
         }))
     }

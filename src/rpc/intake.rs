@@ -6,14 +6,23 @@
 //! messages beyond a first piece is taken out of one budget, who finds it used up
 //! waits (HTTP/2's flow control makes the sender wait too), and a message that is
 //! not whole in time ends its call.
+//!
+//! What a call is to do stays in memory until it is answered, which may take as long as a
+//! disk does. Once it is whole it is taken out of another budget, and nobody waits for that:
+//! it lies in memory already.
 
-use super::{MESSAGE, budget::Budget, status};
+use super::{
+    MESSAGE,
+    budget::{Budget, KEPT},
+    status,
+};
 use bytes::{Buf as _, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use std::{
     future::Future,
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -29,7 +38,12 @@ use tonic::Status;
 /// It is too large, or broke off.
 pub(super) async fn whole(body: tonic::body::Body) -> Result<Bytes, Status> {
     let body = Limited::new(body, MESSAGE).collect().await.map_err(|error| {
-        if error.is::<LengthLimitError>() { status::too_large(MESSAGE) } else { status::broken_off() }
+        match (error.is::<LengthLimitError>(), error.downcast::<Status>()) {
+            (true, _) => status::too_large(MESSAGE),
+            // With a reason it is ours.
+            (false, Ok(status)) if !status.details().is_empty() => *status,
+            (false, _) => status::broken_off(),
+        }
     })?;
     Ok(body.to_bytes())
 }
@@ -97,6 +111,36 @@ impl Meter {
     }
 }
 
+/// What a message is made into takes as much again: it is sealed.
+const COPIES: usize = 2;
+
+/// Room for a message until its call is answered, which gives it back.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    budget: Budget,
+    held: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+}
+
+impl Kept {
+    /// None of it yet.
+    pub fn new(budget: Budget) -> Self {
+        Self { budget, held: Arc::default() }
+    }
+
+    fn take(&self, bytes: usize) -> Result<(), Status> {
+        let more = self.budget.try_take(bytes.saturating_mul(COPIES)).ok_or_else(|| status::no_room(KEPT))?;
+        merge(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner), Some(more));
+        Ok(())
+    }
+}
+
+fn merge(held: &mut Option<OwnedSemaphorePermit>, more: Option<OwnedSemaphorePermit>) {
+    match (&mut *held, more) {
+        (Some(held), Some(more)) => held.merge(more),
+        (none, more) => *none = more.or_else(|| none.take()),
+    }
+}
+
 /// The body of a request, held to the budget.
 pub(super) struct Intake<B> {
     body: B,
@@ -108,21 +152,23 @@ pub(super) struct Intake<B> {
     waiting: Option<(Bytes, Room)>,
     /// Since the present message began, or the call.
     late: Option<Pin<Box<Sleep>>>,
+    kept: Option<Kept>,
 }
 
 impl<B> Intake<B> {
     /// `streams`: whether many messages follow each other, with their prefixes.
-    /// `limit`: bytes of a message, at most.
-    pub fn new(body: B, streams: bool, limit: usize, budget: Budget) -> Self {
+    /// `limit`: bytes of a message, at most. `kept`: where it is kept until it is answered.
+    pub fn new(body: B, streams: bool, limit: usize, budget: Budget, kept: Option<Kept>) -> Self {
         let meter =
             if streams { Meter::Stream { prefix: Vec::new(), left: 0 } } else { Meter::Whole { seen: 0 } };
-        Self { body, meter, limit, budget, held: None, waiting: None, late: None }
+        Self { body, meter, limit, budget, held: None, waiting: None, late: None, kept }
     }
 
-    fn hold(&mut self, more: Option<OwnedSemaphorePermit>) {
-        match (&mut self.held, more) {
-            (Some(held), Some(more)) => held.merge(more),
-            (held, more) => *held = more.or_else(|| held.take()),
+    /// The message is whole.
+    fn keep(&mut self) -> Result<(), Status> {
+        match (self.kept.take(), &self.meter) {
+            (Some(kept), Meter::Whole { seen }) if *seen > FREE => kept.take(*seen - FREE),
+            _ => Ok(()),
         }
     }
 
@@ -158,7 +204,7 @@ where
                     Err(late) => Poll::Ready(Some(Err(late.into()))),
                 };
             };
-            this.hold(room);
+            merge(&mut this.held, room);
             let piece = this.waiting.take().map(|(piece, _)| piece).unwrap_or_default();
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
@@ -169,7 +215,7 @@ where
             };
         };
         let frame = match ready!(Poll::Ready(frame)) {
-            None => return Poll::Ready(None),
+            None => return Poll::Ready(this.keep().err().map(|full| Err(full.into()))),
             Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
             Some(Ok(frame)) => frame,
         };
@@ -183,7 +229,7 @@ where
             return Poll::Ready(Some(Ok(frame)));
         }
         if let Some(room) = this.budget.try_take(ahead) {
-            this.hold(Some(room));
+            merge(&mut this.held, Some(room));
             return Poll::Ready(Some(Ok(frame)));
         }
         let room = Box::pin(this.budget.take(ahead));
@@ -239,11 +285,11 @@ mod tests {
     #[tokio::test]
     async fn a_large_message_waits_for_room_and_gives_it_back() {
         let budget = Budget::of(100);
-        let mut one = Intake::new(body(&[FREE, 80 * UNIT], false), false, 1 << 20, budget.clone());
+        let mut one = Intake::new(body(&[FREE, 80 * UNIT], false), false, 1 << 20, budget.clone(), None);
         assert_eq!((next(&mut one).await, next(&mut one).await), (Some(Ok(FREE)), Some(Ok(80 * UNIT))));
-        let mut two = Intake::new(body(&[FREE + 30 * UNIT], true), false, 1 << 20, budget.clone());
+        let mut two = Intake::new(body(&[FREE + 30 * UNIT], true), false, 1 << 20, budget.clone(), None);
         assert!(next(&mut two).now_or_never().is_none(), "there is no room");
-        let mut few = Intake::new(body(&[FREE], true), false, 1 << 20, budget.clone());
+        let mut few = Intake::new(body(&[FREE], true), false, 1 << 20, budget.clone(), None);
         assert_eq!(next(&mut few).await, Some(Ok(FREE)), "small ones never wait");
         drop(one);
         assert_eq!((next(&mut two).await, next(&mut two).await), (Some(Ok(FREE + 30 * UNIT)), None));
@@ -251,9 +297,29 @@ mod tests {
         assert_eq!(budget.left(), 100);
     }
 
+    #[tokio::test]
+    async fn what_a_call_is_to_do_keeps_its_room_until_it_is_answered() {
+        let (budget, most) = (Budget::of(100), Budget::of(100));
+        let kept = Kept::new(most.clone());
+        let large =
+            |kept| Intake::new(body(&[FREE, 40 * UNIT], true), false, 1 << 20, budget.clone(), Some(kept));
+        let mut one = large(kept.clone());
+        while next(&mut one).await.is_some() {}
+        drop(one);
+        assert_eq!((budget.left(), most.left()), (100, 20));
+        // Nobody waits for it.
+        let mut two = large(Kept::new(most.clone()));
+        assert_eq!(next(&mut two).await, Some(Ok(FREE)));
+        assert_eq!(next(&mut two).await, Some(Ok(40 * UNIT)));
+        let refused = next(&mut two).now_or_never().flatten().expect("an error").expect_err("refused");
+        assert!(refused.contains("at once"), "{refused}");
+        drop((kept, two));
+        assert_eq!((budget.left(), most.left()), (100, 100));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_message_that_never_ends_is_given_up() {
-        let mut intake = Intake::new(body(&[10], false), false, 1 << 20, Budget::of(1));
+        let mut intake = Intake::new(body(&[10], false), false, 1 << 20, Budget::of(1), None);
         assert_eq!(next(&mut intake).await, Some(Ok(10)));
         let late = next(&mut intake).await.expect("an error").expect_err("late");
         assert!(late.contains("60"), "{late}");
@@ -274,7 +340,7 @@ mod tests {
         // Whatever the pieces are.
         for size in [1_000, 7, bytes.len()] {
             let pieces = bytes.chunks(size).map(Bytes::copy_from_slice).collect();
-            let mut intake = Intake::new(Pieces(pieces, false), true, 1 << 20, budget.clone());
+            let mut intake = Intake::new(Pieces(pieces, false), true, 1 << 20, budget.clone(), None);
             let mut seen = 0;
             while seen < bytes.len() {
                 seen += next(&mut intake).await.expect("a piece").expect("no error");
@@ -285,7 +351,7 @@ mod tests {
         }
         // Within a message it may not.
         let pieces = vec![Bytes::copy_from_slice(&bytes[..bytes.len() - 6])].into();
-        let mut intake = Intake::new(Pieces(pieces, false), true, 1 << 20, budget.clone());
+        let mut intake = Intake::new(Pieces(pieces, false), true, 1 << 20, budget.clone(), None);
         assert!(next(&mut intake).await.expect("a piece").is_ok());
         assert!(next(&mut intake).await.expect("an error").is_err());
         drop(intake);

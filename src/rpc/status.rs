@@ -270,6 +270,12 @@ pub fn too_many_answers(limit: usize) -> Status {
     too_many(limit, format!("answers that were not taken yet may fill {limit} bytes at once"))
 }
 
+/// Calls that are not answered yet fill the memory that there is for their messages.
+#[must_use]
+pub fn no_room(limit: usize) -> Status {
+    too_many(limit, format!("messages of calls that are not answered yet may fill {limit} bytes at once"))
+}
+
 fn too_many(limit: usize, message: String) -> Status {
     Fault::new(Code::ResourceExhausted, "TOO_MANY_CALLS", message)
         .about("limit", limit)

@@ -78,6 +78,12 @@ mod tests {
             assert!(plain.is_empty() || !sealed.windows(6).any(|part| part == b"canary"));
             assert_eq!(open(&root(1), b"job", &sealed).as_deref(), Ok(plain));
         }
+        // Of every length up to some blocks, and of many.
+        let long: Vec<u8> = (0..1 << 20).map(|n: u32| n.to_le_bytes()[0]).collect();
+        for length in (0..1_100).chain([1 << 20]) {
+            let sealed = seal(&root(1), b"job", &long[..length], [7; NONCE]);
+            assert_eq!(open(&root(1), b"job", &sealed).as_deref(), Ok(&long[..length]), "{length} bytes");
+        }
     }
 
     /// draft-irtf-cfrg-xchacha-03, appendix A.3.1.

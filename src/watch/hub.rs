@@ -202,6 +202,7 @@ impl<S: Subject> Hub<S> {
         let all: Vec<_> = registry.all.values().filter_map(Weak::upgrade).collect();
         for core in all {
             let mut inbox = lock(&core.inbox);
+            inbox.keep_out(id);
             if is_told(&inbox) && inbox.deleted(id) {
                 core.wake.notify_one();
                 registry.leave(&core, id);

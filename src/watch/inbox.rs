@@ -56,15 +56,20 @@ enum Slot {
 pub(super) struct Inbox<S> {
     jobs: HashMap<JobId, Watched<S>>,
     queue: VecDeque<Slot>,
+    /// Deletions that were not taken yet.
+    gone: usize,
     /// Jobs whose last state has not been taken.
     open: usize,
     /// Whether jobs may join later.
     endless: bool,
     /// What the watcher had of its only job before it came.
     had: Option<Revision>,
-    /// Then also jobs that must not join any more: they were read when they had ended,
-    /// and that was taken. No more than were there when the watch began.
+    /// Jobs that must not join any more: on an endless watch those that were read when
+    /// they had ended, and that was taken; no more than were there when it began. And
+    /// those that were deleted meanwhile, for they may have been read before.
     over: HashSet<JobId>,
+    /// Until all that was there has been put in.
+    reading: bool,
     synced: bool,
     closed: Option<Closed>,
 }
@@ -74,10 +79,12 @@ impl<S: Subject> Inbox<S> {
         Self {
             jobs: HashMap::new(),
             queue: VecDeque::new(),
+            gone: 0,
             open: 0,
             endless,
             had,
             over: HashSet::new(),
+            reading: true,
             synced: false,
             closed: None,
         }
@@ -88,7 +95,8 @@ impl<S: Subject> Inbox<S> {
         if self.jobs.contains_key(&id) {
             return true;
         }
-        if self.jobs.len() >= MAX_JOBS {
+        // Who takes nothing must not gather deletions without end.
+        if self.jobs.len() + self.gone >= MAX_JOBS {
             self.close(Closed::TooManyJobs);
             return false;
         }
@@ -120,6 +128,7 @@ impl<S: Subject> Inbox<S> {
         job.seen = Some(revision);
         job.last = frame.subject.is_final();
         if self.had == Some(revision) {
+            job.waiting = None; // older
             self.open -= usize::from(job.last);
             return job.last; // nothing to say, but that it is over
         }
@@ -145,12 +154,21 @@ impl<S: Subject> Inbox<S> {
         }
     }
 
+    /// True if the watcher is to be told.
     pub(super) fn deleted(&mut self, id: JobId) -> bool {
         let known = self.forget(id);
         if known {
+            self.gone += 1;
             self.queue.push_back(Slot::Deleted(id));
         }
         known
+    }
+
+    /// The job is not there any more, whatever is read of it.
+    pub(super) fn keep_out(&mut self, id: JobId) {
+        if self.reading {
+            self.over.insert(id);
+        }
     }
 
     fn forget(&mut self, id: JobId) -> bool {
@@ -161,6 +179,7 @@ impl<S: Subject> Inbox<S> {
     }
 
     pub(super) fn synced(&mut self) {
+        self.reading = false;
         self.queue.push_back(Slot::Synced);
     }
 
@@ -177,7 +196,10 @@ impl<S: Subject> Inbox<S> {
         while let Some(slot) = self.queue.pop_front() {
             match slot {
                 Slot::Missing(ids) => return Some(Ok(Item::Missing(ids))),
-                Slot::Deleted(id) => return Some(Ok(Item::Deleted(id))),
+                Slot::Deleted(id) => {
+                    self.gone -= 1;
+                    return Some(Ok(Item::Deleted(id)));
+                }
                 Slot::Synced => {
                     self.synced = true;
                     return Some(Ok(Item::Synced));
@@ -204,7 +226,7 @@ impl<S: Subject> Inbox<S> {
         self.closed.or(done.then_some(Closed::Done)).map(Err)
     }
 
-    /// Whether its end was taken already.
+    /// Whether it must not join any more.
     pub(super) fn is_over(&self, id: JobId) -> bool {
         self.over.contains(&id)
     }

@@ -35,9 +35,9 @@ impl Ledger {
 
 #[derive(Default)]
 pub struct Seen {
-    cancelled: bool,
+    pub cancelled: bool,
     /// The attempt whose `finish` was acknowledged.
-    finished: Option<u32>,
+    pub finished: Option<u32>,
     /// The highest attempt of which a report was acknowledged.
     reported: u32,
     /// What each revision that a watcher saw has shown.

@@ -15,6 +15,11 @@ use crate::{
 use futures_util::FutureExt as _;
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
+/// Where a process may die.
+pub(super) const BOUNDARIES: [&str; 2] = [BEFORE_SENT, AFTER_SENT];
+const BEFORE_SENT: &str = "before a request is sent";
+const AFTER_SENT: &str = "after a request was sent";
+
 /// Stands where HTTP is.
 pub(super) struct Scripted {
     pub(super) world: Arc<World>,
@@ -71,7 +76,7 @@ impl Trigger for Scripted {
 
 async fn exchange(world: &Arc<World>, life: &Arc<Life>, request: &Request, sink: &dyn Sink) -> Outcome {
     let (id, attempt) = (request.job, request.attempt);
-    world.may_die(life, world.plan.deaths, "before a request is sent").await;
+    world.may_die(life, world.plan.deaths, BEFORE_SENT).await;
     match world.below(100) {
         0..8 => {
             world.sleep(50).await;
@@ -91,7 +96,7 @@ async fn exchange(world: &Arc<World>, life: &Arc<Life>, request: &Request, sink:
     world.note(|| format!("{id} attempt {attempt} is sent"));
     sink.sent();
     heard();
-    world.may_die(life, world.plan.deaths, "after a request was sent").await;
+    world.may_die(life, world.plan.deaths, AFTER_SENT).await;
     if world.below(10) < 7 {
         let action = Action { world: Arc::clone(world), id, attempt, sequence: 0, stop: false };
         world.tasks.spawn("action", action.run());

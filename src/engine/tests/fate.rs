@@ -15,6 +15,13 @@ use std::{
 /// Stands in the message of what is refused by chance.
 pub(super) const REFUSED: &str = "by chance";
 
+/// Where a process may die.
+pub(super) const BOUNDARIES: [&str; 4] = [BEFORE_COMMIT, AFTER_COMMIT, BEFORE_EFFECTS, BEFORE_READ];
+const BEFORE_COMMIT: &str = "before a commit";
+const AFTER_COMMIT: &str = "after a commit, before anybody is told";
+const BEFORE_EFFECTS: &str = "between a commit and its effects";
+const BEFORE_READ: &str = "before a read";
+
 pub(super) struct Fated {
     pub(super) world: Arc<World>,
     pub(super) life: Arc<Life>,
@@ -54,7 +61,7 @@ impl Fated {
             for _ in 0..turns {
                 tokio::task::yield_now().await;
             }
-            world.crash(&life, "between a commit and its effects");
+            world.crash(&life, BEFORE_EFFECTS);
         });
     }
 }
@@ -72,7 +79,7 @@ impl Fate for Fated {
                 lock(&world.ledger).trouble(world.now());
             }
             world.sleep(if slow { 400 } else { 4 }).await;
-            world.may_die(life, world.plan.deaths, "before a commit").await;
+            world.may_die(life, world.plan.deaths, BEFORE_COMMIT).await;
             if self.fails() {
                 world.note(|| "a transaction fails".into());
                 life.ails.store(true, Ordering::Relaxed);
@@ -97,7 +104,7 @@ impl Fate for Fated {
     fn tells(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             let Self { world, life } = self;
-            world.may_die(life, world.plan.deaths, "after a commit, before anybody is told").await;
+            world.may_die(life, world.plan.deaths, AFTER_COMMIT).await;
             if world.below(3) == 0 {
                 world.sleep(3).await;
             }
@@ -113,7 +120,7 @@ impl Fate for Fated {
             if world.below(2) == 0 {
                 world.sleep(3).await;
             }
-            world.may_die(life, world.plan.deaths / 8, "before a read").await;
+            world.may_die(life, world.plan.deaths / 8, BEFORE_READ).await;
             if self.fails() { Err(disk_full()) } else { Ok(()) }
         })
     }

@@ -45,6 +45,8 @@ pub(super) struct Count {
     pub(super) reports: u32,
     pub(super) frames: u32,
     pub(super) commits: u32,
+    /// How often a process died, by where.
+    pub(super) deaths: BTreeMap<String, u32>,
 }
 
 /// A job in the tables.

@@ -254,6 +254,9 @@ fn every_schedule_keeps_every_promise() {
         all.reports += told.count.reports;
         all.frames += told.count.frames;
         all.commits += told.count.commits;
+        for (boundary, times) in &told.count.deaths {
+            *all.deaths.entry(boundary.clone()).or_default() += times;
+        }
         if !told.faults.is_empty() {
             failed.push((seed, told));
         }
@@ -267,6 +270,10 @@ fn every_schedule_keeps_every_promise() {
     // Else there was nothing to find anything in.
     let least = |count: u32| u64::from(count) >= seeds;
     assert!(least(all.starts) && least(all.reports) && least(all.frames) && least(all.commits), "{all:?}");
+    for boundary in fate::BOUNDARIES.into_iter().chain(application::BOUNDARIES) {
+        let deaths = all.deaths.get(boundary).copied().unwrap_or_default();
+        assert!(u64::from(deaths) >= seeds / 100, "{boundary}: {deaths} deaths");
+    }
 }
 
 #[test]

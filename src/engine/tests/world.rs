@@ -278,6 +278,7 @@ impl World {
             return;
         }
         self.note(|| format!("process {} dies: {why}", life.number));
+        *lock(&self.ledger).count.deaths.entry(why.to_owned()).or_default() += 1;
         self.gone(life);
         life.tasks.kill();
         life.store_tasks.kill();

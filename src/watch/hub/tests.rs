@@ -96,6 +96,58 @@ fn a_known_revision_is_not_sent_again() {
     assert_eq!(drain(&ended), ["synced", "Done"]);
 }
 
+/// What the watcher has is the end, and an older state of the job was read.
+#[test]
+fn an_older_state_is_not_told_after_the_end_that_is_known() {
+    let hub = Arc::new(Hub::default());
+    let watcher = hub.watch(&[id(1)], None, Some(Revision::from_stored(4)));
+    watcher.offer(&frame(1, 3, false));
+    hub.publish(&frame(1, 4, true));
+    watcher.synced();
+    assert_eq!(drain(&watcher), ["synced", "Done"]);
+}
+
+#[test]
+fn what_was_deleted_while_it_was_read_does_not_come_back() {
+    for filter in [false, true] {
+        let hub = Arc::new(Hub::default());
+        let watcher = match filter {
+            true => hub.watch(&[], everything(), None),
+            false => hub.watch(&[id(1)], None, None),
+        };
+        // It was read as it ran; before that is put in, it ends and is deleted.
+        let read = frame(1, 3, false);
+        hub.publish(&frame(1, 4, true));
+        hub.deleted(id(1));
+        watcher.offer(&read);
+        watcher.synced();
+        let said = drain(&watcher);
+        assert_eq!(said[..2], ["deleted", "synced"], "{said:?}");
+        assert_eq!(said.get(2).map(String::as_str), (!filter).then_some("Done"));
+    }
+}
+
+#[test]
+fn deletions_that_nobody_takes_are_bounded() {
+    let hub = Arc::new(Hub::default());
+    let watcher = hub.watch(&[], everything(), None);
+    watcher.synced();
+    for n in 0..3 * MAX_JOBS as u64 {
+        hub.publish(&frame(n, 1, false));
+        hub.deleted(id(n));
+    }
+    assert_eq!(drain(&watcher), ["TooManyJobs"]);
+    // Who takes them sees as many as there are.
+    let watcher = hub.watch(&[], everything(), None);
+    watcher.synced();
+    assert_eq!(drain(&watcher), ["synced"]);
+    for n in 0..2 * MAX_JOBS as u64 {
+        hub.publish(&frame(n, 1, false));
+        hub.deleted(id(n));
+        assert_eq!(drain(&watcher), ["deleted"]);
+    }
+}
+
 #[test]
 fn missing_ids_come_before_synced_and_do_not_keep_a_stream_open() {
     let hub = Arc::new(Hub::default());

@@ -1,7 +1,8 @@
 //! A disk that takes no more, gives nothing back, or is slow.
 
 use super::*;
-use backjob::proto::v1::JobState;
+use crate::attack::{MEMORY, stays_within};
+use backjob::proto::v1::{JobState, report_request::TextChange};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -226,6 +227,7 @@ async fn a_slow_disk_is_shared_by_all_who_wait_for_it() {
     }
     let took = began.elapsed();
     assert!(took < Duration::from_secs(8), "64 Starts took {took:?}: one by one they would take 19 s");
+    assert!(took >= Duration::from_millis(300), "64 Starts took {took:?}: no sync was slow");
     assert!(serving(&server).await, "slow is not away");
 }
 
@@ -256,4 +258,80 @@ async fn a_disk_that_does_not_answer_is_told_and_what_waited_for_it_is_kept() {
     let started = soon("the Start that hung", hung).await.expect("no panic").expect("acknowledged");
     hit.ok();
     assert_eq!(application.hit().await.header("backjob-job-id"), started.job.expect("a job").id);
+}
+
+/// What is to be written while nothing can be lies in memory: as much of it as the
+/// server has room for, and all else waits outside.
+#[tokio::test]
+async fn large_starts_wait_outside_while_the_disk_hangs() {
+    if !on_a_file("the faults are those of a file") {
+        return;
+    }
+    const LARGE: usize = 400;
+    let application = Application::new().await;
+    let setup = setup(&application);
+    let shim = Shim::new(&setup);
+    let server = shim.serve(&setup).await;
+    shim.tell(Order::Hang, 1);
+    let large = |n: usize| {
+        let raw = v1::RawBody { content_type: "text/plain".into(), data: vec![b'x'; 1_000_000].into() };
+        let action = v1::Action { raw: Some(raw), ..action(&format!("/{n}")) };
+        v1::StartRequest { action: Some(action), start_after: Some(seconds(3_600)), ..start("/a") }
+    };
+    let clients: Vec<_> = (0..8).map(|_| Clients::new(server.address())).collect();
+    let starts: Vec<_> = (0..LARGE)
+        .map(|n| {
+            let (clients, large) = (clients[n % clients.len()].clone(), large(n));
+            spawn(async move { clients.start_raw(large).await })
+        })
+        .collect();
+    until_serving(&server, false).await;
+    stays_within(server.id(), 2 * MEMORY);
+
+    shim.tell(Order::Hang, 0);
+    until_serving(&server, true).await;
+    let mut stored = 0;
+    for start in starts {
+        match soon("an answer", start).await.expect("no panic") {
+            Ok(_) => stored += 1,
+            Err(status) if status.code() == tonic::Code::ResourceExhausted => {
+                assert_eq!(fault(&status).1, "TOO_MANY_CALLS", "{status:?}");
+            }
+            Err(status) => unavailable(&status),
+        }
+    }
+    assert!(stored > 0, "what was handed in before it was noticed is stored");
+    stays_within(server.id(), 2 * MEMORY);
+}
+
+/// What is reported while an update is under way is written after it, at the end too.
+#[tokio::test]
+async fn what_was_reported_last_is_stored_by_a_server_that_stops() {
+    if !on_a_file("the faults are those of a file") {
+        return;
+    }
+    let application = Application::new().await;
+    let setup =
+        setup(&application).with("jobs.flush_interval", "10ms").with("server.shutdown_grace", "100ms");
+    let shim = Shim::new(&setup);
+    let server = shim.serve(&setup).await;
+    let job = server.start(start("/a")).await;
+    let hit = application.hit().await;
+    server.report(&hit.token(), progress(1)).await.expect("taken");
+    stored(&setup, |progress| progress == 1).await;
+    // From now on there is always one under way: each is longer than the interval.
+    shim.tell(Order::SyncDelay, 300);
+    for percent in 2..60 {
+        let report = v1::ReportRequest {
+            text_change: Some(TextChange::AppendText(format!("{percent}\n"))),
+            ..progress(percent)
+        };
+        server.report(&hit.token(), report).await.expect("taken");
+    }
+    server.terminate().await;
+
+    let server = Process::start(&setup).await;
+    let left = server.get(&job.id).await;
+    let text: String = (2..60).map(|percent| format!("{percent}\n")).collect();
+    assert_eq!((left.progress, left.status_text), (59, text));
 }
