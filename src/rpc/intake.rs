@@ -22,7 +22,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -118,7 +118,7 @@ const COPIES: usize = 2;
 #[derive(Debug, Clone)]
 pub(super) struct Kept {
     budget: Budget,
-    held: Arc<Mutex<Option<OwnedSemaphorePermit>>>,
+    held: Arc<OnceLock<OwnedSemaphorePermit>>,
 }
 
 impl Kept {
@@ -128,16 +128,9 @@ impl Kept {
     }
 
     fn take(&self, bytes: usize) -> Result<(), Status> {
-        let more = self.budget.try_take(bytes.saturating_mul(COPIES)).ok_or_else(|| status::no_room(KEPT))?;
-        merge(&mut self.held.lock().unwrap_or_else(PoisonError::into_inner), Some(more));
+        let room = self.budget.try_take(bytes.saturating_mul(COPIES)).ok_or_else(|| status::no_room(KEPT))?;
+        self.held.get_or_init(|| room); // a body is whole once
         Ok(())
-    }
-}
-
-fn merge(held: &mut Option<OwnedSemaphorePermit>, more: Option<OwnedSemaphorePermit>) {
-    match (&mut *held, more) {
-        (Some(held), Some(more)) => held.merge(more),
-        (none, more) => *none = more.or_else(|| none.take()),
     }
 }
 
@@ -162,6 +155,13 @@ impl<B> Intake<B> {
         let meter =
             if streams { Meter::Stream { prefix: Vec::new(), left: 0 } } else { Meter::Whole { seen: 0 } };
         Self { body, meter, limit, budget, held: None, waiting: None, late: None, kept }
+    }
+
+    fn hold(&mut self, more: Option<OwnedSemaphorePermit>) {
+        match (&mut self.held, more) {
+            (Some(held), Some(more)) => held.merge(more),
+            (held, more) => *held = more.or_else(|| held.take()),
+        }
     }
 
     /// The message is whole.
@@ -204,7 +204,7 @@ where
                     Err(late) => Poll::Ready(Some(Err(late.into()))),
                 };
             };
-            merge(&mut this.held, room);
+            this.hold(room);
             let piece = this.waiting.take().map(|(piece, _)| piece).unwrap_or_default();
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
@@ -229,7 +229,7 @@ where
             return Poll::Ready(Some(Ok(frame)));
         }
         if let Some(room) = this.budget.try_take(ahead) {
-            merge(&mut this.held, Some(room));
+            this.hold(Some(room));
             return Poll::Ready(Some(Ok(frame)));
         }
         let room = Box::pin(this.budget.take(ahead));

@@ -55,15 +55,11 @@ pub async fn serves(server: &Attacked) {
 }
 
 pub fn within_bounds(server: &Attacked) {
-    within(server, MEMORY);
-}
-
-pub fn within(server: &Attacked, bound: u64) {
-    stays_within(server.id(), bound);
+    within(server.id(), MEMORY);
 }
 
 /// The most memory that the process ever took.
-pub fn stays_within(process: u32, bound: u64) {
+pub fn within(process: u32, bound: u64) {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{process}/status")) else {
         eprintln!("SKIPPED: this system does not tell a process's memory in /proc");
         return;

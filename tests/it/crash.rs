@@ -8,11 +8,7 @@ use crate::{
     harness::*,
     load::{Audit, KEPT, Load, number, port, seed},
 };
-use std::{
-    io::{self, Write as _},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_was_acknowledged_is_lost_over_many_kills() {
@@ -21,8 +17,6 @@ async fn nothing_that_was_acknowledged_is_lost_over_many_kills() {
     }
     let kills = number("BACKJOB_TEST_KILLS").unwrap_or(30);
     let seed = seed();
-    // Not `eprintln`, which is shown of a failed test alone: this one may hang, too.
-    let _ = writeln!(io::stderr(), "BACKJOB_TEST_SEED={seed} BACKJOB_TEST_KILLS={kills}");
     let mut random = Random::new(seed);
     let application = Arc::new(Application::new().await);
     let address = port(&mut Random::new(u64::from(std::process::id()))).await;

@@ -98,7 +98,7 @@ async fn messages_that_swell_when_they_are_read_stay_within_bounds() {
         let codes = soon("the answers", join_all(attacks)).await;
         assert!(codes.iter().all(|code| [3, 8].contains(code)), "{rpc} over {protocol:?}: {codes:?}");
         serves(&server).await;
-        within(&server, MEMORY + 2 * SWOLLEN);
+        within(server.id(), MEMORY + 2 * SWOLLEN);
     }
 }
 

@@ -5,6 +5,7 @@ use crate::harness::*;
 use backjob::proto::v1::{self, JobState};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::{self, Write as _},
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
@@ -415,13 +416,16 @@ pub fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok())
 }
 
-/// With which choices: BACKJOB_TEST_SEED, or any.
+/// With which choices: BACKJOB_TEST_SEED, or any. It is said at once, and not by
+/// `eprintln`, which is shown of a failed test alone: this one may hang, too.
 pub fn seed() -> u64 {
-    number("BACKJOB_TEST_SEED").unwrap_or_else(|| {
+    let seed = number("BACKJOB_TEST_SEED").unwrap_or_else(|| {
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes).expect("random");
         u64::from_le_bytes(bytes)
-    })
+    });
+    let _ = writeln!(io::stderr(), "BACKJOB_TEST_SEED={seed}");
+    seed
 }
 
 /// A port below those that the system gives to others, so that it is still ours

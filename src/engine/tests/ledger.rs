@@ -46,7 +46,7 @@ pub(super) struct Count {
     pub(super) frames: u32,
     pub(super) commits: u32,
     /// How often a process died, by where.
-    pub(super) deaths: BTreeMap<String, u32>,
+    pub(super) deaths: BTreeMap<&'static str, u32>,
 }
 
 /// A job in the tables.

@@ -255,7 +255,7 @@ fn every_schedule_keeps_every_promise() {
         all.frames += told.count.frames;
         all.commits += told.count.commits;
         for (boundary, times) in &told.count.deaths {
-            *all.deaths.entry(boundary.clone()).or_default() += times;
+            *all.deaths.entry(boundary).or_default() += times;
         }
         if !told.faults.is_empty() {
             failed.push((seed, told));

@@ -273,12 +273,12 @@ impl World {
     }
 
     /// kill -9: nothing of the process goes on, and nothing in memory is left.
-    pub(super) fn crash(&self, life: &Arc<Life>, why: &str) {
+    pub(super) fn crash(&self, life: &Arc<Life>, why: &'static str) {
         if life.over.is_cancelled() {
             return;
         }
         self.note(|| format!("process {} dies: {why}", life.number));
-        *lock(&self.ledger).count.deaths.entry(why.to_owned()).or_default() += 1;
+        *lock(&self.ledger).count.deaths.entry(why).or_default() += 1;
         self.gone(life);
         life.tasks.kill();
         life.store_tasks.kill();
@@ -296,7 +296,7 @@ impl World {
     }
 
     /// Dies here, perhaps: whoever waits for this waits for ever then.
-    pub(super) async fn may_die(&self, life: &Arc<Life>, per_mille: u64, why: &str) {
+    pub(super) async fn may_die(&self, life: &Arc<Life>, per_mille: u64, why: &'static str) {
         if !self.is_calm() && self.rarely(per_mille) {
             self.crash(life, why);
             std::future::pending::<()>().await;

@@ -88,7 +88,6 @@ async fn goes_away_and_comes_back(how: Way) {
     }
     let outage = Duration::from_secs(number("BACKJOB_TEST_OUTAGE").unwrap_or(5));
     let seed = seed();
-    eprintln!("BACKJOB_TEST_SEED={seed}");
     let settings = [
         ("targets.default.max_in_flight", "10"),
         ("jobs.flush_interval", "20ms"),

@@ -187,7 +187,6 @@ async fn nothing_that_was_acknowledged_is_lost_when_a_node_is_killed_under_load(
         return;
     }
     let seed = seed();
-    eprintln!("BACKJOB_TEST_SEED={seed}");
     let mut random = Random::new(seed);
     let (mut nodes, addresses) = listening(&BUSY).await;
     let mut running = join_all((0..3).map(|node| nodes.process(node))).await;
@@ -212,7 +211,6 @@ async fn nodes_are_replaced_one_after_the_other_and_nothing_is_lost_or_refused()
         return;
     }
     let seed = seed();
-    eprintln!("BACKJOB_TEST_SEED={seed}");
     let (mut nodes, addresses) = listening(&BUSY).await;
     let mut running = join_all((0..3).map(|node| nodes.process(node))).await;
     let applications: Vec<Arc<Application>> =

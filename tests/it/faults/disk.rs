@@ -1,7 +1,7 @@
 //! A disk that takes no more, gives nothing back, or is slow.
 
 use super::*;
-use crate::attack::{MEMORY, stays_within};
+use crate::attack::{MEMORY, within};
 use backjob::proto::v1::{JobState, report_request::TextChange};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -261,9 +261,9 @@ async fn a_disk_that_does_not_answer_is_told_and_what_waited_for_it_is_kept() {
 }
 
 /// What is to be written while nothing can be lies in memory: as much of it as the
-/// server has room for, and all else waits outside.
+/// server has room for, and all else is refused.
 #[tokio::test]
-async fn large_starts_wait_outside_while_the_disk_hangs() {
+async fn large_starts_stay_within_bounds_while_the_disk_hangs() {
     if !on_a_file("the faults are those of a file") {
         return;
     }
@@ -286,7 +286,7 @@ async fn large_starts_wait_outside_while_the_disk_hangs() {
         })
         .collect();
     until_serving(&server, false).await;
-    stays_within(server.id(), 2 * MEMORY);
+    within(server.id(), 2 * MEMORY);
 
     shim.tell(Order::Hang, 0);
     until_serving(&server, true).await;
@@ -301,7 +301,7 @@ async fn large_starts_wait_outside_while_the_disk_hangs() {
         }
     }
     assert!(stored > 0, "what was handed in before it was noticed is stored");
-    stays_within(server.id(), 2 * MEMORY);
+    within(server.id(), 2 * MEMORY);
 }
 
 /// What is reported while an update is under way is written after it, at the end too.
