@@ -15,6 +15,7 @@ fn main() {
         .package("backjob.bench")
         .comment("Answers at once, and hands on what was published.")
         .method(method("echo", "Echo").build())
+        .method(method("keep", "Keep").build())
         .method(method("sink", "Sink").client_streaming().server_streaming().build())
         .method(method("publish", "Publish").build())
         .method(method("subscribe", "Subscribe").server_streaming().build())

@@ -10,6 +10,7 @@ use backjob::{
     app::{App, Stop},
     clock::{Clock, SystemClock},
     config::{Config, Sources},
+    descriptors::Descriptors,
     job::{
         JobId, MergePolicy, Payload,
         draft::{self, Ceilings, Defaults, Draft},
@@ -58,7 +59,13 @@ static ANSWERING: LazyLock<Mutex<Answering>> = LazyLock::new(|| {
     };
     let target = Target::new(options).expect("a target");
     let settings = Settings { max_response: 256 * 1024, pool_idle: Duration::ZERO, ..Settings::default() };
-    let client = Client::new(settings, vec![target], Arc::new(SystemClock::new()), Tasks::default());
+    let client = Client::new(
+        settings,
+        vec![target],
+        Arc::new(SystemClock::new()),
+        Tasks::default(),
+        Descriptors::default(),
+    );
     Mutex::new(Answering { runtime, listener, client, _folder: folder })
 });
 

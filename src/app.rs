@@ -7,6 +7,7 @@ mod reload;
 use crate::{
     clock::{Clock, SharedClock, SystemClock},
     config::{self, Config},
+    descriptors::Descriptors,
     engine::{self, Engine},
     job::MergePolicy,
     job::draft::Ceilings,
@@ -91,6 +92,7 @@ pub struct App {
     engine: Arc<Engine>,
     clock: Arc<dyn Clock>,
     keys: Arc<Keyring>,
+    descriptors: Descriptors,
     tasks: Tasks,
     /// The writer outlives the rest: what ends last still has to be stored.
     store_tasks: Tasks,
@@ -329,7 +331,8 @@ impl App {
             max_response: config.trigger.max_response.0,
             report_url: config.report_url(worker_address.unwrap_or(address)),
         };
-        let client = Client::new(trigger, targets, host, tasks.clone());
+        let descriptors = Descriptors::default();
+        let client = Client::new(trigger, targets, host, tasks.clone(), descriptors.clone());
         let parts = engine::Parts {
             store,
             trigger: Arc::new(client),
@@ -343,7 +346,19 @@ impl App {
             error => Error::Engine(config.database.url.to_string(), error),
         })?;
         let grace = config.server.shutdown_grace;
-        Ok(Self { engine, clock, keys, tasks, store_tasks, doors, files, address, worker_address, grace })
+        Ok(Self {
+            engine,
+            clock,
+            keys,
+            descriptors,
+            tasks,
+            store_tasks,
+            doors,
+            files,
+            address,
+            worker_address,
+            grace,
+        })
     }
 
     /// Where it listens.
@@ -361,15 +376,16 @@ impl App {
     /// is in memory stored. Both take `shutdown_grace` at most, and a second
     /// for the store.
     pub async fn run(self, stop: Stop) {
-        let Self { engine, clock, keys, tasks, store_tasks, doors, files, address, worker_address, grace } =
-            self;
+        let Self { engine, clock, keys, descriptors, tasks, store_tasks, doors, files, .. } = self;
+        let (address, worker_address, grace) = (self.address, self.worker_address, self.grace);
         files.keep_looking(&tasks);
         if let Some(address) = worker_address {
             tracing::info!(worker = %address, "taking reports");
         }
         tracing::info!(%address, "serving");
         let closing = CancellationToken::new();
-        let parts = rpc::Parts { engine: Arc::clone(&engine), clock, keys, tasks: tasks.clone() };
+        let parts =
+            rpc::Parts { engine: Arc::clone(&engine), clock, keys, descriptors, tasks: tasks.clone() };
         let serving = rpc::serve(parts, doors, closing.clone());
         tokio::pin!(serving);
         tokio::select! {

@@ -46,6 +46,8 @@ pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]
+pub mod descriptors;
+#[cfg(feature = "server")]
 pub mod job;
 #[cfg(feature = "server")]
 pub mod tasks;

@@ -29,6 +29,11 @@ impl Sample {
         Self { operations, per_second: operations / seconds, p50_us, p99_us, ..Self::default() }
     }
 
+    /// A single figure, of `more`.
+    pub fn one(name: &str, value: f64) -> Self {
+        Self { more: [(name.to_owned(), value)].into(), ..Self::default() }
+    }
+
     /// The median of each figure by itself.
     pub fn median(samples: &[Self]) -> Self {
         let of = |figure: fn(&Self) -> f64| median(samples.iter().map(figure).collect());

@@ -5,6 +5,7 @@ use crate::{
     sample::{Sample, median},
 };
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// One side of a step.
 #[derive(Debug, Clone, Serialize)]
@@ -35,6 +36,8 @@ pub struct Step {
     pub finished: usize,
     pub ours: Side,
     pub floors: Vec<Side>,
+    /// MiB at the end: resident memory by process, and what the service has on disk.
+    pub held_mib: BTreeMap<String, f64>,
     pub goals: Vec<Goal>,
 }
 
@@ -53,8 +56,16 @@ impl Step {
             finished: options.finished,
             ours: side("backjob", windows),
             floors: Vec::new(),
+            held_mib: BTreeMap::new(),
             goals: Vec::new(),
         }
+    }
+
+    /// With what all processes hold.
+    #[must_use]
+    pub fn held(mut self, held_mib: BTreeMap<String, f64>) -> Self {
+        self.held_mib = held_mib;
+        self
     }
 
     /// With a floor of the same run.

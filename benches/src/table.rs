@@ -54,6 +54,11 @@ fn others(step: &Step) -> String {
         let ratios = ratios.filter(|ratio| ratio.is_finite()).map(|ratio| format!(" ({ratio:.2}×)"));
         write(&mut text, &format!("  {name:<36}  {}{}\n", of.join(", "), ratios.collect::<String>()));
     }
+    if !step.held_mib.is_empty() {
+        let held: Vec<_> =
+            step.held_mib.iter().map(|(name, mib)| format!("{name} {}", number(*mib))).collect();
+        write(&mut text, &format!("  {:<36}  {}\n", "MiB at the end", held.join(", ")));
+    }
     for goal in &step.goals {
         let met = if goal.met { "met" } else { "NOT met" };
         write(&mut text, &format!("  goal: {}: {}: {} {met}\n", goal.what, goal.goal, goal.measured));

@@ -6,12 +6,13 @@ use crate::{
     fault::{Fault, fault},
     filled,
     options::Options,
+    proc::Memory,
     role::{Places, action, client::Question},
     sample::Sample,
     service::{self, Service},
 };
 use serde::de::DeserializeOwned;
-use std::path::PathBuf;
+use std::{collections::BTreeMap, fs, path::PathBuf};
 use tempfile::TempDir;
 
 /// Service, application, client and raw server.
@@ -67,7 +68,7 @@ impl World {
     /// the client knows it as `other`.
     pub async fn another(&mut self, name: &str, settings: &[(&str, &str)]) -> Result<Service, Fault> {
         let folder = self.folder.path().join(name);
-        std::fs::create_dir(&folder)?;
+        fs::create_dir(&folder)?;
         let mut all = self.settings.clone();
         // What is for targets of the first one's own is for it alone.
         all.retain(|(key, _)| !key.starts_with("targets.") || key.starts_with("targets.default."));
@@ -98,6 +99,27 @@ impl World {
         Ok(samples)
     }
 
+    /// MiB: resident memory of each process, and of the files of the database, if the
+    /// service has one of its own.
+    pub fn held(&self) -> Result<BTreeMap<String, f64>, Fault> {
+        let pids = [
+            ("memory of the service", self.service.id()),
+            ("memory of the application", self.action.id()),
+            ("memory of the client", self.client.id()),
+            ("memory of the raw server", self.echo.id()),
+        ];
+        let mut held = BTreeMap::new();
+        for (name, pid) in pids {
+            held.insert(name.to_owned(), Memory::of(pid)?.rss / 1_024.0);
+        }
+        for (name, file) in [("disk: database", "backjob.db"), ("disk: log", "backjob.db-wal")] {
+            if let Ok(file) = fs::metadata(self.folder.path().join(file)) {
+                held.insert(name.to_owned(), file.len() as f64 / 1_048_576.0);
+            }
+        }
+        Ok(held)
+    }
+
     /// Where the database is.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_owned()
@@ -114,7 +136,7 @@ pub fn place() -> Result<PathBuf, Fault> {
     let program = std::env::current_exe()?;
     let target = program.ancestors().find(|folder| folder.ends_with("target"));
     let place = target.map_or_else(std::env::temp_dir, |target| target.join("bench"));
-    std::fs::create_dir_all(&place)?;
+    fs::create_dir_all(&place)?;
     Ok(place)
 }
 

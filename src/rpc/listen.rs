@@ -12,7 +12,7 @@ use super::{
     gate::{self, Connection, Gate, Rules},
     relay::{Relay, Relayed},
 };
-use crate::tasks::Tasks;
+use crate::{descriptors::Descriptors, tasks::Tasks};
 use http::{Method, Request, Response, header};
 use hyper::body::Incoming;
 use hyper_util::{
@@ -71,17 +71,21 @@ pub(super) struct Listener {
     pub origins: Vec<String>,
     pub max_connections: usize,
     pub max_streams: u32,
+    pub descriptors: Descriptors,
 }
 
 impl Listener {
     /// Serves until `stop`, then until every connection has ended.
     pub async fn serve(self, tasks: Tasks, stop: CancellationToken) {
-        let Self { tcp, tls, routes, rules, relay, origins, max_connections, max_streams } = self;
+        let Self { tcp, tls, routes, rules, relay, origins, max_connections, max_streams, descriptors } =
+            self;
         let builder = Arc::new(builder(max_streams));
         let cors = Arc::new(cors(&origins));
         let inner = service(routes, relay, Arc::new(rules.tokens.clone()));
         let places = Arc::new(Semaphore::new(max_connections));
         let (mut spoke, mut failed): (Option<Instant>, Option<Instant>) = (None, None);
+        // Held while somebody waits to be taken.
+        let mut waiting = None;
         let mut take = |stream: TcpStream| {
             let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                 if spoke.is_none_or(|at| at.elapsed() > SILENCE) {
@@ -109,13 +113,17 @@ impl Listener {
                 () = stop.cancelled() => break,
             };
             match accepted {
-                Ok((stream, _)) => take(stream),
+                Ok((stream, _)) => {
+                    drop(waiting.take());
+                    take(stream);
+                }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     if failed.is_none_or(|at| at.elapsed() > SILENCE) {
                         tracing::warn!(%error, "no connection can be taken now: new ones wait");
                         failed = Some(Instant::now());
                     }
+                    waiting = descriptors.lacking(&error);
                     sleep(BACK_OFF).await;
                 }
             }

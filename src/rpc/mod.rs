@@ -35,6 +35,7 @@ pub use tls::{BadTls, server_config};
 
 use crate::{
     clock::Clock,
+    descriptors::Descriptors,
     engine::Engine,
     proto,
     secret::{Callers, Keyring},
@@ -74,6 +75,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// For report and watch tokens.
     pub keys: Arc<Keyring>,
+    /// Who waits for one is not healthy.
+    pub descriptors: Descriptors,
     /// Who spawns.
     pub tasks: Tasks,
 }
@@ -107,10 +110,10 @@ pub struct Doors {
 
 /// Serves until `stop`, then until every connection has ended.
 pub async fn serve(parts: Parts, doors: Doors, stop: CancellationToken) {
-    let Parts { engine, clock, keys, tasks } = parts;
+    let Parts { engine, clock, keys, descriptors, tasks } = parts;
     let Doors { listener, tls, worker, callers, hosts, cors_origins, relay, .. } = doors;
     let (reporter, health) = tonic_health::server::health_reporter();
-    tasks.spawn("health", watch_health(reporter, Arc::clone(&engine), tasks.clone()));
+    tasks.spawn("health", watch_health(reporter, Arc::clone(&engine), descriptors.clone(), tasks.clone()));
     let asks = callers.is_some();
     let tokens = Tokens { callers, keys: Arc::clone(&keys) };
     let origins =
@@ -127,6 +130,7 @@ pub async fn serve(parts: Parts, doors: Doors, stop: CancellationToken) {
         origins: cors_origins.clone(),
         max_connections: doors.max_connections,
         max_streams: doors.max_streams,
+        descriptors: descriptors.clone(),
     };
     let reports = frame::server::job_worker_server::JobWorkerServer::new(service.clone())
         .max_decoding_message_size(MESSAGE);
@@ -160,12 +164,13 @@ fn everything(mut routes: RoutesBuilder, service: Service) -> Routes {
     routes.routes()
 }
 
-/// NOT_SERVING while the store is away or the server drains.
-async fn watch_health(reporter: HealthReporter, engine: Arc<Engine>, tasks: Tasks) {
+/// NOT_SERVING while the store is away, no descriptor is free for whoever comes or for
+/// a trigger, or the server drains.
+async fn watch_health(reporter: HealthReporter, engine: Arc<Engine>, descriptors: Descriptors, tasks: Tasks) {
     use tonic_health::ServingStatus;
     let mut told = None;
     loop {
-        let healthy = engine.healthy();
+        let healthy = engine.healthy() && !descriptors.are_lacking();
         if told != Some(healthy) {
             told = Some(healthy);
             let status = if healthy { ServingStatus::Serving } else { ServingStatus::NotServing };

@@ -8,7 +8,7 @@ use super::{
     message::Message,
     pool::Pool,
 };
-use crate::{clock::Clock, job::Reason, tasks::Tasks};
+use crate::{clock::Clock, descriptors::Descriptors, job::Reason, tasks::Tasks};
 use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 /// What holds for every target.
@@ -50,17 +50,24 @@ struct Inner {
     /// By name.
     targets: HashMap<String, (Target, Arc<Pool>)>,
     clock: Arc<dyn Clock>,
+    descriptors: Descriptors,
 }
 
 impl Client {
     /// A client for these targets. Of two with one name the last one counts.
-    pub fn new(settings: Settings, targets: Vec<Target>, clock: Arc<dyn Clock>, tasks: Tasks) -> Self {
+    pub fn new(
+        settings: Settings,
+        targets: Vec<Target>,
+        clock: Arc<dyn Clock>,
+        tasks: Tasks,
+        descriptors: Descriptors,
+    ) -> Self {
         let entry = |target: Target| {
             let pool = Pool::new(settings.pool_idle, Arc::clone(&clock), tasks.clone());
             (target.name().to_owned(), (target, Arc::new(pool)))
         };
         let targets = targets.into_iter().map(entry).collect();
-        Self { inner: Arc::new(Inner { settings, targets, clock }) }
+        Self { inner: Arc::new(Inner { settings, targets, clock, descriptors }) }
     }
 
     /// A target by its name.
@@ -111,7 +118,8 @@ impl Inner {
             }
         }
         let unconnected = |(reason, message)| Outcome::NotSent(reason, message);
-        let stream = connect(target, self.settings.connect_timeout).await.map_err(unconnected)?;
+        let stream =
+            connect(target, self.settings.connect_timeout, &self.descriptors).await.map_err(unconnected)?;
         let connection = Connection::open(stream).await;
         let connection = connection.map_err(|error| Outcome::NotSent(Reason::Connect, error.to_string()))?;
         match self.send(target, &message, connection, false, &mut told).await? {

@@ -4,7 +4,7 @@ use super::{
     lookup::Lookup,
     target::{Route, Target},
 };
-use crate::job::Reason;
+use crate::{descriptors::Descriptors, job::Reason};
 use std::{
     io::{self, IoSlice},
     net::{IpAddr, SocketAddr},
@@ -31,16 +31,21 @@ const NAMED: usize = 4;
 pub(super) type NoConnection = (Reason, String);
 
 /// Connects to the first address that takes it, each for `limit` at most, TLS
-/// included.
-pub(super) async fn connect(target: &Target, limit: Duration) -> Result<Stream, NoConnection> {
+/// included. Where no descriptor is free it waits for one, and `descriptors` knows.
+pub(super) async fn connect(
+    target: &Target,
+    limit: Duration,
+    descriptors: &Descriptors,
+) -> Result<Stream, NoConnection> {
     match &target.route {
         Route::Tcp { host, port, .. } => {
             let found = resolve(&target.lookup, host, *port, limit).await?;
-            first_of(target, found, limit).await
+            first_of(target, found, limit, descriptors).await
         }
         #[cfg(unix)]
         Route::Unix(path) => {
-            let connected = timeout(limit, UnixStream::connect(path)).await.unwrap_or_else(|_| timed_out());
+            let connected = timeout(limit, patiently(|| UnixStream::connect(path), descriptors)).await;
+            let connected = connected.unwrap_or_else(|_| timed_out());
             let failed = |error| format!("cannot connect to the socket {}: {error}", path.display());
             connected.map(Stream::Unix).map_err(|error| (Reason::Connect, failed(error)))
         }
@@ -67,12 +72,17 @@ async fn resolve(
     }
 }
 
-async fn first_of(target: &Target, found: Vec<SocketAddr>, limit: Duration) -> Result<Stream, NoConnection> {
+async fn first_of(
+    target: &Target,
+    found: Vec<SocketAddr>,
+    limit: Duration,
+    descriptors: &Descriptors,
+) -> Result<Stream, NoConnection> {
     let (may, mut refused): (Vec<_>, Vec<_>) =
         found.into_iter().partition(|address| target.permits(address.ip()));
     let mut failures = Vec::new();
     for address in may {
-        match timeout(limit, patiently(target, address))
+        match timeout(limit, dial(target, address, descriptors))
             .await
             .unwrap_or_else(|_| timed_out().map_err(Dial::Failed))
         {
@@ -117,27 +127,26 @@ enum Dial {
     Elsewhere(SocketAddr),
 }
 
-/// Dials, and waits for a descriptor where there is none: that is a fault of this
+/// Connects, and waits for a descriptor where there is none: that is a fault of this
 /// process, not of the target, and passes.
-async fn patiently(target: &Target, address: SocketAddr) -> Result<Stream, Dial> {
-    const PER_PROCESS: i32 = 24; // EMFILE
-    const IN_ALL: i32 = 23; // ENFILE
-    let mut told = false;
+async fn patiently<T, F: Future<Output = io::Result<T>>>(
+    connect: impl Fn() -> F,
+    descriptors: &Descriptors,
+) -> io::Result<T> {
+    let mut waiting = None;
     loop {
-        match dial(target, address).await {
-            Err(Dial::Failed(error)) if matches!(error.raw_os_error(), Some(PER_PROCESS | IN_ALL)) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%error, "a trigger waits for a free descriptor");
-                }
-                sleep(FULL).await;
-            }
-            done => return done,
+        let done = connect().await;
+        let Some(now) = done.as_ref().err().and_then(|error| descriptors.lacking(error)) else { return done };
+        if waiting.replace(now).is_none() {
+            tracing::warn!("a trigger waits for a free descriptor");
         }
+        sleep(FULL).await;
     }
 }
 
-async fn dial(target: &Target, address: SocketAddr) -> Result<Stream, Dial> {
-    let stream = TcpStream::connect(address).await.map_err(Dial::Failed)?;
+async fn dial(target: &Target, address: SocketAddr, descriptors: &Descriptors) -> Result<Stream, Dial> {
+    let connected = patiently(|| TcpStream::connect(address), descriptors).await;
+    let stream = connected.map_err(Dial::Failed)?;
     // What the socket is really connected to counts, not what was asked for.
     let peer = stream.peer_addr().map_err(Dial::Failed)?;
     if !target.permits(peer.ip()) {

@@ -8,7 +8,7 @@
 //!                                                      └─ Sink: sent, heard
 //! ```
 //!
-//! May import `clock`, `job`, `secret`, `signature` and `tasks`.
+//! May import `clock`, `descriptors`, `job`, `secret`, `signature` and `tasks`.
 //!
 //! Invariants, each held by a test:
 //! - no byte goes to an address that is neither loopback nor allowed;

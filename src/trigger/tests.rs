@@ -2,7 +2,7 @@
 //! test says byte by byte what the application answers, and when.
 
 use super::*;
-use crate::{clock::Clock, job::Payload, tasks::Tasks};
+use crate::{clock::Clock, descriptors::Descriptors, job::Payload, tasks::Tasks};
 use bytes::Bytes;
 use http::HeaderMap;
 use std::{
@@ -236,7 +236,7 @@ pub(super) fn settings() -> Settings {
 
 pub(super) fn client_of(options: TargetOptions, settings: Settings, clock: Arc<dyn Clock>) -> Client {
     let target = Target::new(options).expect("a target");
-    Client::new(settings, vec![target], clock, Tasks::default())
+    Client::new(settings, vec![target], clock, Tasks::default(), Descriptors::default())
 }
 
 pub(super) fn client(url: &str) -> Client {

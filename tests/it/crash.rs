@@ -42,13 +42,14 @@ async fn nothing_that_was_acknowledged_is_lost_over_many_kills() {
         }
         server = Process::start(&setup).await;
     }
-    let Audit { jobs, erased, faults, .. } = load.end().await;
-    eprintln!("{} jobs, {erased} erased since, {kills} kills", jobs.len());
+    let Audit { jobs, erased, counts, faults, .. } = load.end().await;
+    eprintln!("{} jobs, {erased} erased since, {kills} kills, {counts:?}", jobs.len());
     assert!(faults.is_empty(), "seed {seed}: {faults:#?}");
     assert!(jobs.len() >= 20, "only {} jobs", jobs.len());
     // Else there was nothing that could have been lost.
     let finished = jobs.values().filter(|job| job.finished.is_some()).count();
     let cancelled = jobs.values().filter(|job| job.cancelled).count();
     assert!(kills < 30 || (finished > 0 && cancelled > 0), "{finished} finishes, {cancelled} cancels");
+    assert!(kills < 30 || (counts.again > 0 && counts.streamed > 0), "{counts:?}");
     assert!(erased > 0 || kills < 30, "retention erased nothing");
 }

@@ -26,6 +26,16 @@ pub struct Ledger {
     pub faults: Vec<String>,
     /// Answers upon which a call was repeated, and how often.
     pub repeated: BTreeMap<String, usize>,
+    pub counts: Counts,
+}
+
+/// Acknowledgements of what not every job has.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Jobs that an ended one runs again as.
+    pub again: usize,
+    /// Finishes that came as the last message of a stream of reports.
+    pub streamed: usize,
 }
 
 impl Ledger {
@@ -172,7 +182,10 @@ async fn caller(number: u64, seed: u64, clients: Clients, ledger: Shared, stop: 
                 };
                 match insist(&ledger, || clients.retry_raw(request.clone())).await {
                     Ok(id) => {
-                        with(&ledger, |ledger| ledger.knows(&id));
+                        with(&ledger, |ledger| {
+                            ledger.knows(&id);
+                            ledger.counts.again += 1;
+                        });
                         watchers.push(spawn(watch(id, clients.clone(), Arc::clone(&ledger))));
                     }
                     Err(status) => assert_eq!(fault(&status).1, "JOB_NOT_FOUND", "erased meanwhile"),
@@ -267,8 +280,8 @@ async fn dashboard(clients: Clients, ledger: Shared, stop: CancellationToken) {
 async fn act(mut hit: Hit, choice: usize, clients: Clients, ledger: Shared) {
     let (id, token) = (hit.header("backjob-job-id").to_owned(), hit.token());
     let attempt: u32 = hit.header("backjob-attempt").parse().expect("a number");
-    let acknowledged = |answer: Result<v1::ReportResponse, Status>, before: u32, finishes: bool| {
-        let Ok(_) = answer else { return false };
+    let acknowledged = |answer: Result<(), Status>, before: u32, finishes: bool| {
+        let Ok(()) = answer else { return false };
         with(&ledger, |ledger| {
             let seen = ledger.jobs.entry(id.clone()).or_default();
             seen.reported = seen.reported.max(attempt);
@@ -289,10 +302,17 @@ async fn act(mut hit: Hit, choice: usize, clients: Clients, ledger: Shared) {
         4 => {
             let newest = before();
             acknowledged(
-                insist(&ledger, || clients.report_raw(&token, fail("again", true))).await,
+                insist(&ledger, || clients.report_raw(&token, fail("again", true))).await.map(drop),
                 newest,
                 false,
             );
+        }
+        5 | 6 => {
+            let newest = before();
+            let done = insist(&ledger, || stream(&clients, &token, attempt)).await;
+            if acknowledged(done, newest, true) {
+                with(&ledger, |ledger| ledger.counts.streamed += 1);
+            }
         }
         _ => {
             for n in 0..3 {
@@ -300,7 +320,7 @@ async fn act(mut hit: Hit, choice: usize, clients: Clients, ledger: Shared) {
                 let report =
                     || v1::ReportRequest { sequence: Some(n + 1), ..append(&format!("[{attempt}]")) };
                 if !acknowledged(
-                    insist(&ledger, || clients.report_raw(&token, report())).await,
+                    insist(&ledger, || clients.report_raw(&token, report())).await.map(drop),
                     newest,
                     false,
                 ) {
@@ -309,10 +329,26 @@ async fn act(mut hit: Hit, choice: usize, clients: Clients, ledger: Shared) {
             }
             let newest = before();
             let last = || v1::ReportRequest { sequence: Some(9), ..finish() };
-            acknowledged(insist(&ledger, || clients.report_raw(&token, last())).await, newest, true);
+            let done = insist(&ledger, || clients.report_raw(&token, last())).await.map(drop);
+            acknowledged(done, newest, true);
         }
     }
     hit.ok();
+}
+
+/// Reports in one stream that finishes; whatever breaks it off, all of it is sent again,
+/// and what was taken before is known by its sequence.
+async fn stream(clients: &Clients, token: &str, attempt: u32) -> Result<(), Status> {
+    let own = format!("[{attempt}]");
+    let reports = (1..=3).map(move |n| v1::ReportRequest { sequence: Some(n), ..append(&own) });
+    let last = v1::ReportRequest { sequence: Some(9), ..finish() };
+    let reports = tokio_stream::iter(reports.chain([last]).collect::<Vec<_>>());
+    let mut answers = clients.worker().report_stream(authorized(reports, token)).await?.into_inner();
+    let mut acked = 0;
+    while let Some(answer) = answers.message().await? {
+        acked = answer.acked_sequence;
+    }
+    if acked == 9 { Ok(()) } else { Err(Status::unavailable(format!("{acked} of 9 were acknowledged"))) }
 }
 
 /// A load that is under way.
@@ -333,6 +369,7 @@ pub struct Audit {
     pub erased: usize,
     /// Upon which answers calls were repeated.
     pub repeated: BTreeMap<String, usize>,
+    pub counts: Counts,
     /// What must not be.
     pub faults: Vec<String>,
 }
@@ -372,7 +409,7 @@ impl Load {
         soon("the dashboard to see the end of all", dashboard).await.expect("no panic");
         acting.iter().for_each(JoinHandle::abort);
 
-        let Ledger { jobs, mut faults, repeated, .. } = with(&ledger, std::mem::take);
+        let Ledger { jobs, mut faults, repeated, counts, .. } = with(&ledger, std::mem::take);
         let mut erased = 0;
         for (id, seen) in &jobs {
             let Some((state, revision, at)) = seen.ended else {
@@ -407,7 +444,7 @@ impl Load {
         let request = v1::ListJobsRequest { filter: Some(open), ..Default::default() };
         let open = clients.control().list_jobs(request).await.expect("a list").into_inner().jobs;
         faults.extend(open.iter().map(|job| format!("{}: it has not ended: {:?}", job.id, job.state())));
-        Audit { jobs, erased, repeated, faults }
+        Audit { jobs, erased, repeated, counts, faults }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{
     fault::Fault,
     options::Options,
-    role::client::{Kind, Question},
+    role::client::{Call, Kind, Question},
     sample::Sample,
     step::{Bound::Most, Step},
     world::World,
@@ -17,17 +17,25 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
         let jobs = Question::Jobs { kind, alone: false, seconds };
         // The first ones open what is needed.
         world.ask::<Sample>(&jobs).await?;
-        let mut windows = Vec::new();
+        let post = Question::Load { call: Call::Post, connections: 64, in_flight: 1, seconds: seconds / 2.0 };
+        let (mut floors, mut windows) = (Vec::new(), Vec::new());
         for _ in 0..options.repeat {
-            let before = world.accepted().await?;
-            let mut sample: Sample = world.ask(&jobs).await?;
-            let new = (world.accepted().await? - before) as f64;
-            sample.more.insert("connections_per_job".into(), new / sample.operations);
-            sample.more.insert("connections".into(), new);
-            windows.push(sample);
+            for (question, windows) in [(&post, &mut floors), (&jobs, &mut windows)] {
+                let before = world.accepted().await?;
+                let mut sample: Sample = world.ask(question).await?;
+                let new = (world.accepted().await? - before) as f64;
+                sample.more.insert("connections_per_job".into(), new / sample.operations);
+                sample.more.insert("connections".into(), new);
+                windows.push(sample);
+            }
         }
-        let layout = format!("{}; connections that the application accepts", options.jobs());
+        let layout = format!(
+            "{}; connections that the application accepts; each window opens its own 64 for POST",
+            options.jobs()
+        );
         let step = Step::new("connections", name, &layout, options, windows)
+            .floor("raw POST", floors)
+            .held(world.held()?)
             .goal("new connections a job", &[Most("connections_per_job", 0.01, "a job")]);
         steps.push(step);
     }

@@ -1,6 +1,6 @@
 //! Whole jobs with everything on: Start, signed trigger, five reports, the end.
 
-use super::split;
+use super::{echo_of, split};
 use crate::{
     fault::Fault,
     options::Options,
@@ -10,11 +10,12 @@ use crate::{
 };
 
 const LAYOUT: &str = "4 connections, reports on one, signatures checked; latency from Start to the end of the \
-                      action; raw POST 64 in flight";
+                      action; raw POST and echo 64 in flight, commits one at a time";
 
 pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
     let mut world = World::new(options, &[]).await?;
-    let seconds = options.seconds;
+    let echo = echo_of(&mut world, Call::Start).await?;
+    let (folder, seconds) = (world.folder(), options.seconds);
     let kinds = [
         ("5 unary reports", Kind::Unary, Some(150.0)),
         ("5 streamed reports", Kind::Stream, Some(60.0)),
@@ -24,10 +25,24 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
     let layout = format!("{}, {LAYOUT}", options.jobs());
     let mut steps = Vec::new();
     for (name, kind, cpu) in kinds {
-        let post = Question::Load { call: Call::Post, connections: 64, in_flight: 1, seconds: seconds / 2.0 };
-        let jobs = Question::Jobs { kind, alone: false, seconds };
-        let [post, ours] = split(world.interleave(&[post, jobs]).await?)?;
-        let step = Step::new("end-to-end", name, &layout, options, ours).floor("raw POST", post);
+        let load = |call, connections, in_flight| Question::Load {
+            call,
+            connections,
+            in_flight,
+            seconds: seconds / 2.0,
+        };
+        let sides = [
+            load(Call::Post, 64, 1),
+            load(echo, 4, 16),
+            Question::Commits { folder: folder.clone(), seconds: seconds / 4.0 },
+            Question::Jobs { kind, alone: false, seconds },
+        ];
+        let [post, raw, commits, ours] = split(world.interleave(&sides).await?)?;
+        let step = Step::new("end-to-end", name, &layout, options, ours)
+            .floor("raw POST", post)
+            .floor("raw echo of a Start", raw)
+            .floor("single-row commits", commits)
+            .held(world.held()?);
         steps.push(match cpu {
             Some(cpu) => step.goal("CPU of the service a job", &[Most("cpu service", cpu, "µs")]),
             None => step,

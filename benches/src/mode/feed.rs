@@ -108,6 +108,7 @@ async fn with(options: &Options, url: &str, how: &str, notified: bool) -> Result
                   from before the call to the frame in the watcher's hands";
     let mut steps = vec![
         Step::new("feed", &format!("{how}: progress, alone"), layout, options, windows)
+            .held(nodes.world.held()?)
             .goal("p99", &[Most("p99_us", limit, "µs")]),
     ];
     if notified {
@@ -116,6 +117,7 @@ async fn with(options: &Options, url: &str, how: &str, notified: bool) -> Result
     let windows = nodes.windows(&Question::Ends { count, every }, count).await?;
     let layout = format!("{count} jobs end one after the other, every {every} s on average");
     let step = Step::new("feed", &format!("{how}: the end of a job"), &layout, options, windows);
+    let step = step.held(nodes.world.held()?);
     steps.push(if notified { step.goal("p99", &[Most("p99_us", 50_000.0, "µs")]) } else { step });
 
     let (rate, jobs) = (options.number(1_000, 100), options.number(100, 10));
@@ -130,7 +132,7 @@ async fn with(options: &Options, url: &str, how: &str, notified: bool) -> Result
             "{jobs} jobs report, {ends} others end meanwhile; database: transactions of PostgreSQL, \
              statements of MariaDB"
         );
-        let step = Step::new("feed", &name, &layout, options, windows);
+        let step = Step::new("feed", &name, &layout, options, windows).held(nodes.world.held()?);
         steps.push(match notified && watched {
             true => step.goal("p99 of an end", &[Most("end_p99_us", 50_000.0, "µs")]),
             false => step,

@@ -1,16 +1,20 @@
 //! Whether finished jobs in the database cost anything: two services, one with many
 //! and one with none, in turn.
 
+use super::split;
 use crate::{
     fault::Fault,
     options::Options,
-    role::client::{Call, Kind, Of, Question},
+    proc::Memory,
+    role::client::{Call, Fan, Kind, Of, Question, Side},
+    sample::Sample,
     step::{
         Bound::{AtLeast, AtMost},
         Step,
     },
     world::World,
 };
+use serde_json::Value;
 
 const NONE: &str = "no finished jobs";
 
@@ -24,7 +28,9 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
     let settings = [("targets.default.max_in_flight", "256")];
     let mut worlds = [World::new(&without, &settings).await?, World::new(&with, &settings).await?];
     let count = 64;
+    let mut at_rest = Vec::new();
     for world in &mut worlds {
+        at_rest.push(Sample::one("rss_kib", Memory::of(world.service.id())?.rss));
         world.ask::<()>(&Question::Schedule { count }).await?;
         world.ask::<()>(&Question::hold(count)).await?;
     }
@@ -41,9 +47,22 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
         ("5 unary reports", Question::Jobs { kind: Kind::Unary, alone: false, seconds }, false),
         ("5 streamed reports", Question::Jobs { kind: Kind::Stream, alone: false, seconds }, false),
         ("start to handler, alone", Question::Jobs { kind: Kind::None, alone: true, seconds }, true),
+        ("reports on one stream", Question::Stream { side: Side::Backjob, seconds }, false),
+        ("report to frame, alone", Question::Pair { side: Side::Backjob, seconds }, true),
+        ("frames to many watchers", Question::Round { side: Side::Backjob, seconds }, false),
     ];
-    let mut steps = Vec::new();
+    let layout = "two services in turn, one with none";
+    let [none, many] = split(at_rest)?;
+    let step = Step::new("finished", "at rest", layout, &with, vec![many]).floor(NONE, vec![none]);
+    let mut steps = vec![step.goal("resident", &[AtMost("rss_kib", NONE, "rss_kib", 1.1)])];
     for (name, question, alone) in questions {
+        if matches!(question, Question::Round { .. }) {
+            // Only now: all watch a job that was reported for before.
+            let fan = Fan { side: Side::Backjob, streams: options.number(1_000, 20), connections: 10 };
+            for world in &mut worlds {
+                world.ask::<Value>(&Question::Open { fan }).await?;
+            }
+        }
         let mut windows = [Vec::new(), Vec::new()];
         for _ in 0..options.repeat {
             for (world, windows) in worlds.iter_mut().zip(&mut windows) {
@@ -51,8 +70,8 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
             }
         }
         let [none, many] = windows;
-        let layout = "two services in turn, one with none";
         let step = Step::new("finished", name, layout, &with, many).floor(NONE, none);
+        let step = step.held(worlds[1].held()?);
         steps.push(if alone {
             step.goal("p50", &[AtMost("p50_us", NONE, "p50_us", 1.1)])
         } else {

@@ -33,6 +33,7 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
         .floor("raw POST", post)
         .floor("single-row commits", commits)
         .floor("fdatasync of 4 KiB", syncs)
+        .held(world.held()?)
         .goal("p50", &[Most("p50_us", 850.0, "µs"), sync]);
     Ok(vec![step])
 }

@@ -23,7 +23,8 @@ pub async fn unary(options: &Options) -> Result<Vec<Step>, Fault> {
         let sides = sides.map(|call| Question::Load { call, connections, in_flight, seconds });
         let [raw, ours] = split(world.interleave(&sides).await?)?;
         let layout = "same layout on both sides, 64 jobs";
-        let step = Step::new("report", name, layout, options, ours).floor("raw echo", raw);
+        let step =
+            Step::new("report", name, layout, options, ours).floor("raw echo", raw).held(world.held()?);
         steps.push(if connections == 4 {
             step.goal("throughput", &[AtLeast("per_second", "raw echo", 0.7)])
         } else {
@@ -43,6 +44,7 @@ pub async fn stream(options: &Options) -> Result<Vec<Step>, Fault> {
     world.ask::<()>(&Question::Release).await?;
     let step = Step::new("report-stream", "one stream", "one connection", options, ours)
         .floor("raw stream", raw)
+        .held(world.held()?)
         .goal("messages", &[Least("per_second", 500_000.0, "/s")]);
     Ok(vec![step])
 }

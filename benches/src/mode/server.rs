@@ -94,7 +94,7 @@ impl Measured {
         }
         let layout = format!("{}; inserts: {connections} connections, a row a commit", self.server);
         let step = Step::new("server", name, &layout, &options, ours);
-        Ok(step.floor("single-row inserts", floors))
+        Ok(step.floor("single-row inserts", floors).held(self.world.held()?))
     }
 
     async fn note(&self, sample: &mut Sample, before: &Work, after: &Work) -> Result<(), Fault> {

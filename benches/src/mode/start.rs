@@ -31,7 +31,8 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
         let step = Step::new("start", name, layout, options, ours)
             .floor("raw echo", raw)
             .floor("single-row commits", commits)
-            .floor("fdatasync of 4 KiB", syncs);
+            .floor("fdatasync of 4 KiB", syncs)
+            .held(world.held()?);
         steps.push(if connections == 4 {
             step.goal("throughput", &[AtLeast("per_second", "raw echo", 0.22)])
                 .goal("throughput", &[AtLeast("per_second", "single-row commits", 5.0)])

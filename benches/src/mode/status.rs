@@ -32,6 +32,7 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
             let (name, layout) =
                 (format!("{how}, {whose}"), format!("same layout on both sides, {count} jobs"));
             let step = Step::new("status", &name, &layout, options, ours).floor("raw echo", raw);
+            let step = step.held(world.held()?);
             steps.push(match (of, connections) {
                 (Of::Running, 4) => step
                     .goal("throughput", &[AtLeast("per_second", "raw echo", 0.85)])

@@ -1,4 +1,4 @@
-//! The raw tonic server: an echo, a sink for streams, and a fan-out that knows
+//! The raw tonic server: an echo, a map, a sink for streams, and a fan-out that knows
 //! nothing but its subscribers.
 
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
     tasks::spawn,
 };
 use std::{
+    collections::HashMap,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -29,13 +30,30 @@ const QUEUE: usize = 8;
 type Subscriber = mpsc::Sender<Result<Blob, Status>>;
 
 #[derive(Clone, Default)]
-struct Service(Arc<Mutex<Vec<Subscriber>>>);
+struct Service(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    subscribers: Mutex<Vec<Subscriber>>,
+    kept: Mutex<HashMap<u128, Box<[u8]>>>,
+}
 
 #[tonic::async_trait]
 impl Raw for Service {
     async fn echo(&self, request: Request<Blob>) -> Result<Response<Blob>, Status> {
         let Blob { answer, sent, .. } = request.into_inner();
         Ok(Response::new(Blob { answer: 0, sent, data: filler(answer as usize) }))
+    }
+
+    /// Keeps a copy of each message under a number of its own, as many as are asked for.
+    async fn keep(&self, request: Request<Blob>) -> Result<Response<Blob>, Status> {
+        let Blob { answer, data, .. } = request.into_inner();
+        let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..answer {
+            let number = kept.len() as u128;
+            kept.insert(number, data.as_ref().into());
+        }
+        Ok(Response::new(Blob::default()))
     }
 
     type SinkStream = Blobs;
@@ -59,7 +77,7 @@ impl Raw for Service {
     async fn publish(&self, request: Request<Blob>) -> Result<Response<Blob>, Status> {
         let Blob { answer, sent, data } = request.into_inner();
         let blob = Blob { answer: 0, sent, data: filler(answer as usize) };
-        let mut subscribers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut subscribers = self.0.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
         // Only who has left is dropped: the benchmark publishes no faster than all read.
         subscribers.retain(|subscriber| {
             !matches!(subscriber.try_send(Ok(blob.clone())), Err(mpsc::error::TrySendError::Closed(_)))
@@ -75,7 +93,7 @@ impl Raw for Service {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let first = Blob { data: filler(request.into_inner().answer as usize), ..Blob::default() };
         sender.try_send(Ok(first)).map_err(|error| Status::internal(error.to_string()))?;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        self.0.subscribers.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }

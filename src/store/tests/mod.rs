@@ -5,6 +5,7 @@ mod cut;
 #[path = "../../../tests/it/databases.rs"]
 mod databases;
 mod feed;
+mod group;
 mod list;
 mod model;
 mod nodes;

@@ -118,7 +118,7 @@ async fn what_nobody_takes_is_closed_and_the_task_that_does_it_ends() {
     let (clock, tasks) = (HeldClock::new(), Tasks::default());
     let quick = Settings { pool_idle: Duration::from_millis(5), ..settings() };
     let target = Target::new(options(&app.url())).expect("a target");
-    let client = Client::new(quick, vec![target], clock.clone(), tasks.clone());
+    let client = Client::new(quick, vec![target], clock.clone(), tasks.clone(), Descriptors::default());
     for _ in 0..2 {
         let mut peer = first(&client, &app, PLAIN).await;
         assert_eq!(client.idle("app"), 1);
@@ -139,7 +139,8 @@ async fn shutdown_closes_idle_connections_and_keeps_no_more() {
     let app = App::new().await;
     let tasks = Tasks::default();
     let target = Target::new(options(&app.url())).expect("a target");
-    let client = Client::new(settings(), vec![target], HeldClock::new(), tasks.clone());
+    let client =
+        Client::new(settings(), vec![target], HeldClock::new(), tasks.clone(), Descriptors::default());
     let mut peer = first(&client, &app, PLAIN).await;
     soon(tasks.shut_down(Duration::from_secs(10))).await.expect("ends");
     soon(peer.closed()).await;

@@ -109,7 +109,7 @@ fn resolving(url: &str, answers: &[&[&str]], port: u16) -> Client {
     });
     let never_idle =
         Settings { pool_idle: Duration::ZERO, connect_timeout: Duration::from_millis(500), ..settings() };
-    Client::new(never_idle, vec![target], HeldClock::new(), Tasks::default())
+    Client::new(never_idle, vec![target], HeldClock::new(), Tasks::default(), Descriptors::default())
 }
 
 #[tokio::test]

@@ -70,32 +70,58 @@ async fn without_descriptors_newcomers_and_triggers_wait_and_others_are_served()
         return;
     }
     let application = Application::new().await;
-    let server = Process::start(&Setup::new(application.address)).await;
+    let setup = Setup::new(application.address);
+    let server = Process::start(&setup).await;
     let first = server.start(start("/first")).await;
     let mut hit = application.hit().await;
     server.report(&hit.token(), progress(10)).await.expect("taken");
+    assert!(serving(&server).await);
 
     limit(&server, next_file(&server));
     let newcomer = Clients::new(server.address());
-    let asked = spawn(async move { newcomer.get_raw(&first.id).await });
+    let id = first.id.clone();
+    let asked = spawn(async move { newcomer.get_raw(&id).await });
     until_said(&server, &["no connection can be taken now"]).await;
+    until_serving(&server, false).await; // for whoever would come
     // Who is connected is served: reports, Starts, reads.
     server.report(&hit.token(), progress(20)).await.expect("taken");
     let second = server.start(start("/second")).await;
     until_said(&server, &["a trigger waits for a free descriptor"]).await;
     assert_eq!(server.get(&second.id).await.state(), JobState::Running);
-    assert!(serving(&server).await, "the database is there, and those who are in are served");
     let used = server.cpu();
     let idle = Duration::from_secs(1);
     tokio::time::sleep(idle).await; // how much it works, with nothing that it could do
     let used = (server.cpu() - used).as_secs_f64();
     assert!(used < 0.4, "{used:.2} s of the processor in a second");
+    assert!(!serving(&server).await, "as long as it lasts");
 
     limit(&server, 4_096);
     soon("the newcomer", asked).await.expect("no panic").expect("served");
+    until_serving(&server, true).await;
     let mut second_hit = application.hit().await;
     assert_eq!(second_hit.header("backjob-job-id"), second.id);
     second_hit.ok();
     assert_eq!(server.end(&second.id).await.state(), JobState::Succeeded);
     hit.ok();
+    server.end(&first.id).await;
+    server.kill().await;
+    all_succeeded(&setup, &[first.id, second.id]).await;
+}
+
+#[tokio::test]
+async fn a_trigger_that_waits_for_a_descriptor_is_enough_to_be_unhealthy() {
+    if !on_a_file("connections to the server of a database want descriptors, too") {
+        return;
+    }
+    let application = Application::new().await;
+    let server = Process::start(&Setup::new(application.address)).await;
+    assert!(serving(&server).await); // its client has a connection now
+    limit(&server, next_file(&server));
+    let job = server.start(start("/a")).await;
+    until_said(&server, &["a trigger waits for a free descriptor"]).await;
+    until_serving(&server, false).await;
+    limit(&server, 4_096);
+    application.hit().await.ok();
+    until_serving(&server, true).await;
+    assert_eq!(server.end(&job.id).await.state(), JobState::Succeeded);
 }

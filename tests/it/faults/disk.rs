@@ -222,13 +222,20 @@ async fn a_slow_disk_is_shared_by_all_who_wait_for_it() {
             spawn(async move { clients.start(start(&format!("/{n}"))).await })
         })
         .collect();
+    let mut jobs = Vec::new();
     for started in starts {
-        started.await.expect("no panic");
+        jobs.push(started.await.expect("no panic").id);
     }
     let took = began.elapsed();
     assert!(took < Duration::from_secs(8), "64 Starts took {took:?}: one by one they would take 19 s");
     assert!(took >= Duration::from_millis(300), "64 Starts took {took:?}: no sync was slow");
     assert!(serving(&server).await, "slow is not away");
+    // Also while it is slow nothing is acknowledged before it is stored.
+    server.kill().await;
+    let server = Process::start(&setup).await;
+    for id in &jobs {
+        server.get(id).await;
+    }
 }
 
 #[tokio::test]
@@ -256,8 +263,16 @@ async fn a_disk_that_does_not_answer_is_told_and_what_waited_for_it_is_kept() {
     shim.tell(Order::Hang, 0);
     until_serving(&server, true).await;
     let started = soon("the Start that hung", hung).await.expect("no panic").expect("acknowledged");
+    let started = started.job.expect("a job").id;
     hit.ok();
-    assert_eq!(application.hit().await.header("backjob-job-id"), started.job.expect("a job").id);
+    let mut hit = application.hit().await;
+    assert_eq!(hit.header("backjob-job-id"), started);
+    hit.ok();
+    for id in [&before.id, &started] {
+        assert_eq!(server.end(id).await.state(), JobState::Succeeded);
+    }
+    server.kill().await;
+    all_succeeded(&setup, &[before.id, started]).await;
 }
 
 /// What is to be written while nothing can be lies in memory: as much of it as the

@@ -119,6 +119,15 @@ pub(super) async fn start_until_refused(clients: &Clients, request: v1::StartReq
     taken.into_inner().expect("no panic")
 }
 
+/// That what was seen to succeed is so on the disk, after a server was killed.
+pub(super) async fn all_succeeded(setup: &Setup, ids: &[String]) {
+    let server = Process::start(setup).await;
+    for id in ids {
+        assert_eq!(server.get(id).await.state(), v1::JobState::Succeeded);
+    }
+    server.kill().await;
+}
+
 /// Waits until the log has a line with all of these.
 pub(super) async fn until_said(server: &Process, what: &[&str]) {
     poll("the log", async || {

@@ -101,42 +101,123 @@ impl fmt::Display for Sample {
     }
 }
 
-/// How each figure went on after the first third, which is taken for warming up:
-/// the least and the most, and the growth in an hour by a fitted line.
-pub fn verdict(samples: &[Sample]) -> String {
-    let warm = &samples[samples.len() / 3..];
-    if warm.len() < 3 {
-        return "too short for a verdict on growth".to_owned();
-    }
-    let mib = 1_048_576.0;
-    type Figure<'a> = (&'a str, &'a dyn Fn(&Sample) -> f64);
-    let figures: [Figure<'_>; 6] = [
-        ("own memory, MiB", &|sample| sample.own as f64 / 1024.0),
-        ("resident, MiB", &|sample| sample.resident as f64 / 1024.0),
-        ("descriptors", &|sample| sample.files as f64),
-        ("threads", &|sample| sample.threads as f64),
-        ("database, MiB", &|sample| sample.database as f64 / mib),
-        ("log, MiB", &|sample| sample.log as f64 / mib),
-    ];
-    let line = |(name, figure): (&str, &dyn Fn(&Sample) -> f64)| {
-        let points: Vec<(f64, f64)> =
-            warm.iter().map(|sample| (sample.at.as_secs_f64() / 3_600.0, figure(sample))).collect();
-        let least = points.iter().map(|point| point.1).fold(f64::INFINITY, f64::min);
-        let most = points.iter().map(|point| point.1).fold(0.0, f64::max);
-        format!("{name:<16} {least:>9.2} to {most:>9.2}   {:>+9.2} in an hour", slope(&points))
-    };
-    let lines: Vec<String> = figures.into_iter().map(line).collect();
-    let (from, to) = (warm[0].at.as_secs(), warm[warm.len() - 1].at.as_secs());
-    format!("From {from} s to {to} s:\n{}", lines.join("\n"))
+/// How a figure went on.
+struct Course {
+    name: &'static str,
+    unit: &'static str,
+    /// Medians of the second third and of the last one; the first is for warming up.
+    middle: f64,
+    last: f64,
+    least: f64,
+    most: f64,
+    /// What it may differ by of itself: pages and files are taken by and by.
+    slack: f64,
 }
 
-/// Of the line with the least squares.
-fn slope(points: &[(f64, f64)]) -> f64 {
-    let count = points.len() as f64;
-    let (x, y) =
-        points.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0 / count, sum.1 + point.1 / count));
-    let (above, below) = points.iter().fold((0.0, 0.0), |sum, point| {
-        (sum.0 + (point.0 - x) * (point.1 - y), sum.1 + (point.0 - x).powi(2))
-    });
-    if below == 0.0 { 0.0 } else { above / below }
+impl Course {
+    /// By a tenth, and by more than it does of itself.
+    fn grew(&self) -> bool {
+        self.last > self.middle * 1.1 && self.last > self.middle + self.slack
+    }
+}
+
+impl fmt::Display for Course {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, unit, middle, last, least, most, .. } = self;
+        let how = if self.grew() { "GREW" } else { "flat" };
+        write!(
+            f,
+            "{name:<12} {middle:>8.2} then {last:>8.2} {unit:<3}  (least {least:.2}, most {most:.2})  {how}"
+        )
+    }
+}
+
+/// What became of memory, descriptors and files.
+pub struct Verdict(Vec<Course>);
+
+impl Verdict {
+    /// None of a run that is too short to tell.
+    pub fn of(samples: &[Sample]) -> Option<Self> {
+        let third = samples.len() / 3;
+        if third < 3 {
+            return None;
+        }
+        let mib = 1_048_576.0;
+        type Figure<'a> = (&'static str, &'static str, f64, &'a dyn Fn(&Sample) -> f64);
+        let figures: [Figure<'_>; 6] = [
+            ("own memory", "MiB", 1.0, &|sample| sample.own as f64 / 1_024.0),
+            ("resident", "MiB", 1.0, &|sample| sample.resident as f64 / 1_024.0),
+            ("descriptors", "", 10.0, &|sample| sample.files as f64),
+            ("threads", "", 1.0, &|sample| sample.threads as f64),
+            ("database", "MiB", 1.0, &|sample| sample.database as f64 / mib),
+            ("log", "MiB", 1.0, &|sample| sample.log as f64 / mib),
+        ];
+        let course = |(name, unit, slack, figure): Figure<'_>| {
+            let of = |samples: &[Sample]| {
+                let mut values: Vec<f64> = samples.iter().map(figure).collect();
+                values.sort_by(f64::total_cmp);
+                values
+            };
+            let median = |samples| {
+                let values: Vec<f64> = of(samples);
+                values[values.len() / 2]
+            };
+            let warm = of(&samples[third..]);
+            Course {
+                name,
+                unit,
+                middle: median(&samples[third..2 * third]),
+                last: median(&samples[2 * third..]),
+                least: warm[0],
+                most: warm[warm.len() - 1],
+                slack,
+            }
+        };
+        Some(Self(figures.into_iter().map(course).collect()))
+    }
+
+    /// Whether nothing grew.
+    pub fn is_flat(&self) -> bool {
+        !self.0.iter().any(Course::grew)
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Medians of the second third, then of the last:")?;
+        self.0.iter().try_for_each(|course| writeln!(f, "{course}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(own_kib: u64) -> Sample {
+        Sample {
+            at: Duration::ZERO,
+            own: own_kib,
+            resident: 20_000,
+            files: 30,
+            threads: 7,
+            database: 1 << 20,
+            log: 1 << 24,
+            jobs: 1,
+            start: Latency::default(),
+            whole: Latency::default(),
+            failures: 0,
+        }
+    }
+
+    #[test]
+    fn what_grows_is_told_and_what_warms_up_is_not() {
+        let verdict = |own: &dyn Fn(u64) -> u64| {
+            let samples: Vec<_> = (0..30).map(|place| sample(own(place))).collect();
+            Verdict::of(&samples).expect("long enough").is_flat()
+        };
+        assert!(verdict(&|place| 12_000 + 400 * place.min(10)), "warms up");
+        assert!(verdict(&|place| 12_000 + 900 * (place % 2)), "breathes");
+        assert!(!verdict(&|place| 12_000 + 400 * place), "grows");
+        assert!(Verdict::of(&[sample(1), sample(2)]).is_none(), "too short");
+    }
 }

@@ -21,7 +21,7 @@ use super::Places;
 use crate::{
     child::{self, Questions},
     fault::{Fault, fault},
-    floor::disk,
+    floor::{Blob, disk, filler, wire::raw_client::RawClient},
     options::Options,
     proc::Cpu,
     sample::Sample,
@@ -74,6 +74,8 @@ pub enum Question {
     /// Starts jobs that run and are reported for from here, at the targets in turn; each
     /// with a route of its own, or all with one.
     Hold { count: usize, targets: Vec<String>, own_routes: bool },
+    /// Lets the raw server keep so many entries of so many bytes.
+    Keep { count: usize, bytes: usize },
     /// Ends the held jobs.
     Release,
     /// Bytes of a call's request and of its answer.
@@ -198,6 +200,7 @@ impl Client {
             Question::Hold { count, targets, own_routes } => {
                 return self.hold(count, &targets, own_routes).await;
             }
+            Question::Keep { count, bytes } => return self.keep(count, bytes).await,
             Question::Release => return self.release().await,
             Question::Sizes { call } => return Ok(serde_json::to_value(self.sizes(call).await?)?),
             Question::Load { call, connections, in_flight, seconds } => {
@@ -258,6 +261,13 @@ impl Client {
             }
         }
         self.scheduled = Arc::new(ids);
+        Ok(Value::Null)
+    }
+
+    async fn keep(&self, count: usize, bytes: usize) -> Result<Value, Fault> {
+        let mut raw = RawClient::new(self.connect(Side::Raw).await?);
+        let answer = u32::try_from(count)?;
+        raw.keep(Blob { answer, data: filler(bytes), ..Blob::default() }).await?;
         Ok(Value::Null)
     }
 
