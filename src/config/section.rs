@@ -145,11 +145,11 @@ section! {
         pooler: bool = false,
         /// Whether the server makes and updates its tables. Default: yes.
         migrate: bool = true,
-        /// Writes of one transaction, 1 to 1,000. Default: 512.
-        batch: usize = 512,
+        /// Writes of one transaction, 1 to 1,000. Default: 128.
+        batch: usize = 128,
         /// On SQLite, memory for pages of the connection that writes, 64 KiB to 16
-        /// GiB; taken as it is needed. Default: 16 MiB.
-        page_cache: Size = Size(16 << 20),
+        /// GiB; taken as it is needed. Default: 4 MiB.
+        page_cache: Size = Size(4 << 20),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Connections that wait for the next call, of one target.
 //!
 //! Applications close idle connections early, so one is used again only within
-//! `pool_idle`. What nobody takes is closed by a task that runs while there is
+//! `pool_idle`. There are as many as calls were under way at once, and no more: a
+//! target's `max_in_flight` bounds both. What nobody takes is closed by a task that runs while there is
 //! something to close: it examines the idle connections once per `pool_idle`,
 //! drops the expired ones, and ends when none is left; so they live for twice
 //! that span at most.
@@ -13,9 +14,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
-
-/// Idle connections of a target, at most; more are closed, the oldest first.
-const MOST: usize = 64;
 
 /// The idle connections of one target.
 pub(super) struct Pool {
@@ -62,10 +60,8 @@ impl Pool {
         }
         let mut state = self.lock();
         state.idle.push_back((self.clock.mono(), connection));
-        let surplus = if state.idle.len() > MOST { state.idle.pop_front() } else { None };
         let begin = !std::mem::replace(&mut state.swept, true);
         drop(state);
-        drop(surplus);
         if begin {
             self.tasks.spawn("trigger pool", sweep(Arc::downgrade(self), self.idle_for, self.tasks.clone()));
         }

@@ -256,31 +256,39 @@ async fn a_connection_closed_while_idle_is_passed_over_by_any_method() {
 }
 
 #[tokio::test]
-async fn no_more_than_64_connections_wait() {
+async fn as_many_connections_wait_as_calls_were_under_way_at_once() {
+    const CALLS: usize = 100;
     let app = App::new().await;
     let client = app.client();
-    let notes: Vec<_> = (0..65).map(|_| Notes::new()).collect();
-    let mut calls: Vec<_> =
-        notes.iter().map(|notes| client.call(request("GET", "/a"), notes.clone())).collect();
-    let mut peers = Vec::new();
-    for (call, notes) in calls.iter_mut().zip(&notes) {
-        soon(async {
-            tokio::select! {
-                outcome = call => panic!("ended: {outcome:?}"),
-                () = async {
-                    let mut peer = app.accept().await;
-                    peer.request().await;
-                    notes.until(&["sent"]).await;
-                    peers.push(peer);
-                } => {}
-            }
-        })
-        .await;
+    let mut peers: Vec<Peer> = Vec::new();
+    for round in 0..2 {
+        let notes: Vec<_> = (0..CALLS).map(|_| Notes::new()).collect();
+        let mut calls: Vec<_> =
+            notes.iter().map(|notes| client.call(request("GET", "/a"), notes.clone())).collect();
+        for (place, (call, notes)) in calls.iter_mut().zip(&notes).enumerate() {
+            soon(async {
+                tokio::select! {
+                    outcome = call => panic!("ended: {outcome:?}"),
+                    () = async {
+                        if round == 0 {
+                            peers.push(app.accept().await);
+                        }
+                        // The one that became idle last is taken first.
+                        let peer = if round == 0 { place } else { CALLS - 1 - place };
+                        peers[peer].request().await;
+                        notes.until(&["sent"]).await;
+                    } => {}
+                }
+            })
+            .await;
+        }
+        if round == 1 {
+            calls.reverse();
+        }
+        for (call, peer) in calls.into_iter().zip(&mut peers) {
+            peer.answer("ok").await;
+            assert_eq!(text(&soon(call).await), "ok");
+        }
+        assert_eq!(client.idle("app"), CALLS);
     }
-    for (call, peer) in calls.into_iter().zip(&mut peers) {
-        peer.answer("ok").await;
-        assert_eq!(text(&soon(call).await), "ok");
-    }
-    assert_eq!(client.idle("app"), 64);
-    soon(peers[0].closed()).await;
 }
