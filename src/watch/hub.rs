@@ -9,8 +9,9 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 type Matches<S> = Box<dyn Fn(&S) -> bool + Send + Sync>;
 
@@ -61,17 +62,21 @@ impl<S> Registry<S> {
     }
 }
 
-/// Jobs in one generation of [`Ended`].
+/// Jobs in one generation of [`Ended`], at most.
 const GENERATION: usize = 65_536;
+/// How long one lasts; each is held for as long again.
+const LASTS: Duration = Duration::from_secs(60);
 
 /// Jobs whose end was published while somebody watched by a filter: who has taken it
 /// forgets the job, and must be told neither that again nor what was before. A change
-/// may come twice, or late, where other nodes make changes too; not after as many
-/// others have ended as are held here.
+/// may come twice, or late, where other nodes make changes too; not a minute later, nor
+/// after as many others have ended as are held here.
 #[derive(Default)]
 struct Ended {
     young: HashSet<JobId>,
     old: HashSet<JobId>,
+    /// When the young began.
+    since: Option<Instant>,
 }
 
 impl Ended {
@@ -80,9 +85,13 @@ impl Ended {
     }
 
     fn add(&mut self, id: JobId) {
-        if self.young.len() >= GENERATION {
+        let now = Instant::now();
+        let over = self.since.is_some_and(|since| now - since >= LASTS);
+        if over || self.young.len() >= GENERATION {
             self.old = std::mem::take(&mut self.young);
+            self.since = None;
         }
+        self.since.get_or_insert(now);
         self.young.insert(id);
     }
 }

@@ -404,3 +404,15 @@ proptest! {
         prop_assert_eq!((last, counted), (published + 1, published + 1));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_has_ended_is_known_for_a_minute_and_not_for_ever() {
+    let mut ended = Ended::default();
+    for second in 0..1_000 {
+        ended.add(id(second));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(ended.holds(id(second)) && ended.holds(id(second.saturating_sub(59))), "{second}");
+        assert!(ended.young.len() + ended.old.len() <= 122, "{second}");
+    }
+    assert!(!ended.holds(id(800)));
+}
