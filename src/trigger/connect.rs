@@ -135,10 +135,13 @@ async fn patiently<T, F: Future<Output = io::Result<T>>>(
 ) -> io::Result<T> {
     let mut waiting = None;
     loop {
-        let done = connect().await;
-        let Some(now) = done.as_ref().err().and_then(|error| descriptors.lacking(error)) else { return done };
+        let error = match connect().await {
+            Ok(connected) => return Ok(connected),
+            Err(error) => error,
+        };
+        let Some(now) = descriptors.lacking(&error) else { return Err(error) };
         if waiting.replace(now).is_none() {
-            tracing::warn!("a trigger waits for a free descriptor");
+            tracing::warn!(%error, "a trigger waits for a free descriptor");
         }
         sleep(FULL).await;
     }
