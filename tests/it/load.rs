@@ -280,8 +280,10 @@ async fn dashboard(clients: Clients, ledger: Shared, stop: CancellationToken) {
 async fn act(mut hit: Hit, choice: usize, clients: Clients, ledger: Shared) {
     let (id, token) = (hit.header("backjob-job-id").to_owned(), hit.token());
     let attempt: u32 = hit.header("backjob-attempt").parse().expect("a number");
-    let acknowledged = |answer: Result<(), Status>, before: u32, finishes: bool| {
-        let Ok(()) = answer else { return false };
+    let acknowledged = |taken: bool, before: u32, finishes: bool| {
+        if !taken {
+            return false;
+        }
         with(&ledger, |ledger| {
             let seen = ledger.jobs.entry(id.clone()).or_default();
             seen.reported = seen.reported.max(attempt);
@@ -302,14 +304,14 @@ async fn act(mut hit: Hit, choice: usize, clients: Clients, ledger: Shared) {
         4 => {
             let newest = before();
             acknowledged(
-                insist(&ledger, || clients.report_raw(&token, fail("again", true))).await.map(drop),
+                insist(&ledger, || clients.report_raw(&token, fail("again", true))).await.is_ok(),
                 newest,
                 false,
             );
         }
         5 | 6 => {
             let newest = before();
-            let done = insist(&ledger, || stream(&clients, &token, attempt)).await;
+            let done = insist(&ledger, || stream(&clients, &token, attempt)).await.is_ok();
             if acknowledged(done, newest, true) {
                 with(&ledger, |ledger| ledger.counts.streamed += 1);
             }
@@ -320,7 +322,7 @@ async fn act(mut hit: Hit, choice: usize, clients: Clients, ledger: Shared) {
                 let report =
                     || v1::ReportRequest { sequence: Some(n + 1), ..append(&format!("[{attempt}]")) };
                 if !acknowledged(
-                    insist(&ledger, || clients.report_raw(&token, report())).await.map(drop),
+                    insist(&ledger, || clients.report_raw(&token, report())).await.is_ok(),
                     newest,
                     false,
                 ) {
@@ -329,7 +331,7 @@ async fn act(mut hit: Hit, choice: usize, clients: Clients, ledger: Shared) {
             }
             let newest = before();
             let last = || v1::ReportRequest { sequence: Some(9), ..finish() };
-            let done = insist(&ledger, || clients.report_raw(&token, last())).await.map(drop);
+            let done = insist(&ledger, || clients.report_raw(&token, last())).await.is_ok();
             acknowledged(done, newest, true);
         }
     }

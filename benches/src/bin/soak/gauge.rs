@@ -158,10 +158,7 @@ impl Verdict {
                 values.sort_by(f64::total_cmp);
                 values
             };
-            let median = |samples| {
-                let values: Vec<f64> = of(samples);
-                values[values.len() / 2]
-            };
+            let median = |samples: &[Sample]| of(samples)[samples.len() / 2];
             let warm = of(&samples[third..]);
             Course {
                 name,
