@@ -1,10 +1,14 @@
 //! The log: where events of `tracing` go. To standard error, since standard
 //! output belongs to what a command answers.
 
+mod lines;
+
 use crate::config::LogFormat;
+use lines::Lines;
 use std::{
     env,
     io::{self, IsTerminal as _},
+    sync::Arc,
 };
 use tracing_subscriber::{
     EnvFilter, Layer as _,
@@ -26,18 +30,37 @@ pub enum Error {
     /// The process has a log already, which stays as it is.
     #[error("the log is already set up")]
     AlreadySet,
+    /// The system gives no thread for it.
+    #[error("there is no thread for the log")]
+    NoThread(#[source] io::Error),
+}
+
+/// The log of this process, while it is held: its end waits until all is written, but
+/// not longer than a second.
+#[derive(Debug)]
+#[must_use = "what is logged last may be lost without it"]
+pub struct Log(Arc<Lines>);
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.flush();
+    }
 }
 
 /// Sends the events of this process to standard error from now on. `filter`
-/// says which (`log.level`); a RUST_LOG that is set and not empty beats it.
+/// says which (`log.level`); a RUST_LOG that is set and not empty beats it. Nobody waits
+/// for a reader of the log: what it is too slow for is lost, and the log says so.
 ///
 /// # Errors
-/// A bad filter, or a process that has a log already. Nothing changes then.
-pub fn init(format: LogFormat, filter: &str) -> Result<(), Error> {
+/// A bad filter, a process that has a log already, or no thread. Nothing changes then.
+pub fn init(format: LogFormat, filter: &str) -> Result<Log, Error> {
     let filter = choose(env::var(VARIABLE).ok().as_deref(), filter)?;
-    subscriber(format, filter, io::stderr, io::stderr().is_terminal())
-        .try_init()
-        .map_err(|_| Error::AlreadySet)
+    let lost = |lines| tracing::warn!(lines, "lines of this log are lost: what reads it is too slow");
+    let lines = Lines::begin(io::stderr(), lost).map_err(Error::NoThread)?;
+    let log = Log(Arc::clone(&lines));
+    let subscriber = subscriber(format, filter, lines, io::stderr().is_terminal());
+    subscriber.try_init().map_err(|_| Error::AlreadySet)?;
+    Ok(log)
 }
 
 /// The filter that counts.

@@ -58,10 +58,12 @@ impl Engine {
                     Ok(acknowledged) => return Ok(acknowledged),
                 },
                 None => {
-                    if let Some(answer) = self.report_over(token, &report, ended.as_ref()).await? {
+                    // In boxes, as most reports come while the attempt runs.
+                    let over = Box::pin(self.report_over(token, &report, ended.as_ref()));
+                    if let Some(answer) = over.await? {
                         return Ok(answer);
                     }
-                    self.find_owner(token.job).await?;
+                    Box::pin(self.find_owner(token.job)).await?;
                 }
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -207,7 +209,7 @@ impl Reporting {
                 }
             }
         }
-        self.engine.report(self.token, report, hash).await
+        Box::pin(self.engine.report(self.token, report, hash)).await
     }
 
     /// Returns once somebody wants the action to stop, with what to tell it.

@@ -91,7 +91,7 @@ impl Engine {
         tracing::debug!(target_name = &*spec.target, method = &*spec.method, path, "triggering");
         let payload = match payload {
             Some(payload) => Ok(payload),
-            None => match self.payload(live).await {
+            None => match Box::pin(self.payload(live)).await {
                 Ok(Some(payload)) => payload.ok_or_else(|| "its row is gone".to_owned()),
                 Ok(None) => return self.lost_by_us(live),
                 Err(error) => Err(error.to_string()),

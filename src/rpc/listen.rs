@@ -11,6 +11,7 @@ use super::{
     connect::ConnectLayer,
     gate::{self, Connection, Gate, Rules},
     relay::{Relay, Relayed},
+    rooms::Rooms,
 };
 use crate::{descriptors::Descriptors, tasks::Tasks};
 use http::{Method, Request, Response, header};
@@ -37,7 +38,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{either::Either, sync::CancellationToken};
-use tonic::{body::Body, codegen::Service, service::Routes};
+use tonic::{body::Body, codegen::Service};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_layer::Layer as _;
 
@@ -65,7 +66,7 @@ pub type Tls = watch::Receiver<Arc<ServerConfig>>;
 pub(super) struct Listener {
     pub tcp: TcpListener,
     pub tls: Option<Tls>,
-    pub routes: Routes,
+    pub rooms: Rooms,
     pub rules: Rules,
     pub relay: Option<Arc<Relay>>,
     pub origins: Vec<String>,
@@ -77,11 +78,10 @@ pub(super) struct Listener {
 impl Listener {
     /// Serves until `stop`, then until every connection has ended.
     pub async fn serve(self, tasks: Tasks, stop: CancellationToken) {
-        let Self { tcp, tls, routes, rules, relay, origins, max_connections, max_streams, descriptors } =
-            self;
+        let Self { tcp, tls, rooms, rules, relay, origins, max_connections, max_streams, descriptors } = self;
         let builder = Arc::new(builder(max_streams));
         let cors = Arc::new(cors(&origins));
-        let inner = service(routes, relay, Arc::new(rules.tokens.clone()));
+        let inner = service(rooms, relay, Arc::new(rules.tokens.clone()));
         let places = Arc::new(Semaphore::new(max_connections));
         let (mut spoke, mut failed): (Option<Instant>, Option<Instant>) = (None, None);
         // Held while somebody waits to be taken.
@@ -229,11 +229,11 @@ where
 
 /// The rooms that a request goes through behind the gate.
 fn service(
-    routes: Routes,
+    rooms: Rooms,
     relay: Option<Arc<Relay>>,
     tokens: Arc<Tokens>,
-) -> super::connect::Connect<tonic_web::GrpcWebService<Calls<Relayed<Routes>>>> {
-    let calls = Calls { inner: Relayed { inner: routes.prepare(), relay }, tokens };
+) -> super::connect::Connect<tonic_web::GrpcWebService<Calls<Relayed<Rooms>>>> {
+    let calls = Calls { inner: Relayed { inner: rooms, relay }, tokens };
     ConnectLayer.layer(tonic_web::GrpcWebLayer::new().layer(calls))
 }
 

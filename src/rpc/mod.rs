@@ -24,6 +24,7 @@ mod origin;
 mod outgo;
 mod page;
 mod relay;
+mod rooms;
 mod status;
 mod tls;
 mod watch;
@@ -45,6 +46,7 @@ use auth::Tokens;
 use gate::Rules;
 use listen::Listener;
 use origin::Origins;
+use rooms::Rooms;
 use std::{sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -121,10 +123,10 @@ pub async fn serve(parts: Parts, doors: Doors, stop: CancellationToken) {
     let rules = Rules::new(tokens, origins, doors.max_calls);
     let relay = relay::Relay::new(&engine, relay);
     let service = Service { engine, clock, keys, tasks: tasks.clone(), asks };
-    let open = |tcp, tls, routes| Listener {
+    let open = |tcp, tls, rooms| Listener {
         tcp,
         tls,
-        routes,
+        rooms,
         rules: rules.clone(),
         relay: relay.clone(),
         origins: cors_origins.clone(),
@@ -134,10 +136,14 @@ pub async fn serve(parts: Parts, doors: Doors, stop: CancellationToken) {
     };
     let reports = frame::server::job_worker_server::JobWorkerServer::new(service.clone())
         .max_decoding_message_size(MESSAGE);
-    let mut routes = RoutesBuilder::default();
-    routes.add_service(reports.clone()).add_service(health);
-    let worker = worker.map(|tcp| open(tcp, None, routes.clone().routes()));
-    let all = open(listener, tls, everything(routes, service));
+    let control =
+        frame::server::job_control_server::JobControlServer::new(service).max_decoding_message_size(MESSAGE);
+    let mut others = RoutesBuilder::default();
+    others.add_service(health);
+    let few = Rooms { worker: reports, control: None, others: others.clone().routes().prepare() };
+    let all = Rooms { control: Some(control), others: reflected(others).prepare(), ..few.clone() };
+    let worker = worker.map(|tcp| open(tcp, None, few));
+    let all = open(listener, tls, all);
     match worker {
         None => all.serve(tasks, stop).await,
         Some(worker) => {
@@ -146,15 +152,13 @@ pub async fn serve(parts: Parts, doors: Doors, stop: CancellationToken) {
     }
 }
 
-fn everything(mut routes: RoutesBuilder, service: Service) -> Routes {
+/// With what tells clients which services there are.
+fn reflected(mut routes: RoutesBuilder) -> Routes {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let control =
-        frame::server::job_control_server::JobControlServer::new(service).max_decoding_message_size(MESSAGE);
-    routes.add_service(control);
     if let Ok(reflection) = reflection().build_v1() {
         routes.add_service(reflection);
     }

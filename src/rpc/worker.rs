@@ -110,13 +110,14 @@ struct Reader {
 impl Reader {
     async fn read(self, mut reports: Streaming<v1::ReportRequest>) {
         let (mut told_to_stop, mut heard) = (false, false);
-        let outlived = self.reporting.outlived();
-        tokio::pin!(outlived);
+        let (outlived, stopped) = (self.reporting.outlived(), self.reporting.stopped());
+        let cancelled = self.stop.cancelled();
+        tokio::pin!(outlived, stopped, cancelled);
         let end = loop {
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => break Err(status::going_away("the server is shutting down")),
-                stopped = self.reporting.stopped(), if !told_to_stop => {
+                () = &mut cancelled => break Err(status::going_away("the server is shutting down")),
+                stopped = &mut stopped, if !told_to_stop => {
                     told_to_stop = true;
                     self.answer(stopped);
                 }

@@ -137,7 +137,7 @@ struct Shared {
     notices: Arc<notice::Notices>,
     server: Option<Server>,
     incarnation: [u8; 16],
-    queue: mpsc::Sender<Item>,
+    queue: mpsc::Sender<Box<Item>>,
     health: Arc<Health>,
     closing: CancellationToken,
     /// Fires when the writer has ended.
@@ -151,7 +151,7 @@ struct Shared {
 
 /// A place in the queue of writes.
 pub struct Permit {
-    place: mpsc::OwnedPermit<Item>,
+    place: mpsc::OwnedPermit<Box<Item>>,
     shared: Arc<Shared>,
 }
 
@@ -247,7 +247,7 @@ impl Permit {
         let mut nonces = [[0; 24]; 2];
         self.shared.clock.random(nonces.as_flattened_mut());
         let (id, rows) = write::Rows::of(write, &self.shared.node, &self.shared.keys, nonces);
-        self.place.send(Item { id, rows, done });
+        self.place.send(Box::new(Item { id, rows, done }));
     }
 }
 

@@ -232,7 +232,7 @@ impl Writer {
                 return None;
             }
             while let Ok(item) = self.queue.try_recv() {
-                refuse(item, &error);
+                refuse(*item, &error);
             }
             tokio::time::sleep(PROBE).await;
         }

@@ -38,11 +38,23 @@ pub(super) const PROBE: Duration = Duration::from_secs(1);
 /// A transaction that takes longer than this is told as a fault.
 const STUCK: Duration = Duration::from_secs(5);
 
-/// A write on its way.
+/// A write on its way; in a box, as it is handed on a few times.
 pub(super) struct Item {
     pub id: JobId,
     pub rows: Rows,
     pub done: Done,
+}
+
+/// The writes of one transaction, and who is told of each.
+struct Set {
+    rows: Vec<Rows>,
+    to: Vec<(JobId, Done)>,
+}
+
+impl Set {
+    fn of(writes: usize) -> Self {
+        Self { rows: Vec::with_capacity(writes), to: Vec::with_capacity(writes) }
+    }
 }
 
 /// Bytes in a transaction of more than one write: what is written is held in
@@ -66,7 +78,7 @@ pub(super) struct Writer {
     /// Stands in for `db` in a simulation.
     #[cfg(test)]
     pub model: Option<super::model::Model>,
-    pub queue: mpsc::Receiver<Item>,
+    pub queue: mpsc::Receiver<Box<Item>>,
     /// Most writes in a transaction.
     pub batch: usize,
     /// How many the last transaction had.
@@ -94,12 +106,12 @@ impl Writer {
     /// that was taken is written.
     pub(super) async fn run(&mut self) {
         // What was taken, in order; an id may stand in it more than once.
-        let mut taken: VecDeque<Item> = VecDeque::new();
+        let mut taken: VecDeque<Box<Item>> = VecDeque::new();
         while self.gather(&mut taken).await {
             let mut told = Told::default();
             loop {
                 let set = self.distinct(&mut taken);
-                self.answered = set.len();
+                self.answered = set.rows.len();
                 // So that the server works while those of the last are answered.
                 told = first(self.write(set), || told.tell()).await;
                 if !self.is_enough(&mut taken) {
@@ -121,7 +133,7 @@ impl Writer {
     }
 
     /// Waits for something to write and takes all there is; false at the end.
-    async fn gather(&mut self, taken: &mut VecDeque<Item>) -> bool {
+    async fn gather(&mut self, taken: &mut VecDeque<Box<Item>>) -> bool {
         if self.closing.is_cancelled() {
             // Here too: a queue that is never empty must not keep it open.
             self.queue.close();
@@ -146,7 +158,7 @@ impl Writer {
     }
 
     /// Takes all there is, without waiting.
-    fn take(&mut self, taken: &mut VecDeque<Item>) {
+    fn take(&mut self, taken: &mut VecDeque<Box<Item>>) {
         // Beyond one batch only what had to wait for the job's earlier writes.
         while taken.len() < self.batch.saturating_mul(2) {
             match self.queue.try_recv() {
@@ -158,7 +170,7 @@ impl Writer {
 
     /// Takes what came meanwhile; whether that is enough for a transaction that is sent
     /// before those of the last are told.
-    fn is_enough(&mut self, taken: &mut VecDeque<Item>) -> bool {
+    fn is_enough(&mut self, taken: &mut VecDeque<Box<Item>>) -> bool {
         if !self.ahead || self.closing.is_cancelled() {
             return false;
         }
@@ -168,20 +180,22 @@ impl Writer {
 
     /// The first `batch` writes with an id each, up to [`MOST_BYTES`]; later ones
     /// of the same id stay.
-    fn distinct(&self, taken: &mut VecDeque<Item>) -> Vec<Item> {
+    fn distinct(&self, taken: &mut VecDeque<Box<Item>>) -> Set {
         let most = if self.mark.is_some() { half(taken.len() + self.answered) } else { usize::MAX };
         let most = most.min(self.batch);
         let mut ids = HashSet::with_capacity(taken.len());
-        let mut set = Vec::with_capacity(taken.len().min(most));
+        let mut set = Set::of(taken.len().min(most));
         let mut rest = VecDeque::new();
         let (mut bytes, mut full) = (0, false);
         for item in taken.drain(..) {
             // Once it is full all the rest stays, so that no write overtakes one
             // of its job; an id that stayed is among `ids`, for the same reason.
-            full |= set.len() >= most || (bytes > 0 && bytes + item.rows.bytes() > MOST_BYTES);
+            full |= set.rows.len() >= most || (bytes > 0 && bytes + item.rows.bytes() > MOST_BYTES);
             if !full && ids.insert(item.id) {
                 bytes += item.rows.bytes();
-                set.push(item);
+                let Item { id, rows, done } = *item;
+                set.rows.push(rows);
+                set.to.push((id, done));
             } else {
                 rest.push_back(item);
             }
@@ -191,9 +205,8 @@ impl Writer {
     }
 
     /// What came of each.
-    async fn write(&mut self, set: Vec<Item>) -> Told {
-        let (mut rows, to): (Vec<Rows>, Vec<_>) =
-            set.into_iter().map(|item| (item.rows, (item.id, item.done))).unzip();
+    async fn write(&mut self, set: Set) -> Told {
+        let Set { mut rows, to } = set;
         match self.commit(&mut rows).await {
             Ok(outcomes) => {
                 self.notices.gather(rows.iter().zip(&outcomes));

@@ -118,9 +118,10 @@ impl Inner {
             }
         }
         let unconnected = |(reason, message)| Outcome::NotSent(reason, message);
-        let stream =
-            connect(target, self.settings.connect_timeout, &self.descriptors).await.map_err(unconnected)?;
-        let connection = Connection::open(stream).await;
+        // In boxes, as most calls find a connection.
+        let stream = Box::pin(connect(target, self.settings.connect_timeout, &self.descriptors));
+        let stream = stream.await.map_err(unconnected)?;
+        let connection = Box::pin(Connection::open(stream)).await;
         let connection = connection.map_err(|error| Outcome::NotSent(Reason::Connect, error.to_string()))?;
         match self.send(target, &message, connection, false, &mut told).await? {
             Exchanged::Done(outcome, left) => {

@@ -35,7 +35,7 @@ impl Demo {
     /// # Errors
     /// If the server does not start or the job cannot be followed.
     pub fn run(self) -> Result<ExitCode, Fault> {
-        crate::telemetry::init(LogFormat::Human, "warn").map_err(Fault::new)?;
+        let _log = crate::telemetry::init(LogFormat::Human, "warn").map_err(Fault::new)?;
         super::runtime(0)?.block_on(self.show())
     }
 

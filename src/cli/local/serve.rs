@@ -52,7 +52,7 @@ impl Serve {
             settings.set.extend(value.map(|value| (key.to_owned(), value)));
         }
         let config = settings.load()?;
-        crate::telemetry::init(config.log.format, &config.log.level).map_err(Fault::new)?;
+        let _log = crate::telemetry::init(config.log.format, &config.log.level).map_err(Fault::new)?;
         raise_descriptors();
         super::runtime(config.server.threads)?.block_on(async {
             let app = App::build(&config).await.map_err(Fault::new)?;
