@@ -85,7 +85,7 @@ pub fn response(data: &[u8]) {
         target: "app".into(),
         method: "POST".into(),
         url: "/a".into(),
-        payload: Payload::default(),
+        payload: Payload::default().into(),
         job: JobId::from_bytes([3; 16]),
         attempt: 1,
         report_token: "token".into(),

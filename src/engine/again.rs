@@ -92,7 +92,7 @@ impl Engine {
             job: Job::new(Arc::clone(&spec.rules), now.wall, now),
             spec: Arc::new(spec),
         };
-        match self.insert(New { start_key, ..New::of(record, payload) }).await? {
+        match self.insert(Box::new(New { start_key, ..New::of(record, payload) })).await? {
             Stored::Existing(Existing::Same(id)) => self.get(id).await,
             Stored::Existing(Existing::Other(id)) => Err(Error::KeyMismatch(id)),
             // Without a merge key there is nothing to join.

@@ -81,7 +81,7 @@ impl Engine {
     }
 
     /// On the writer's side: it is durable.
-    pub(super) fn begins(self: &Arc<Self>, begun: Begun, record: Record, payload: Payload) {
+    pub(super) fn begins(self: &Arc<Self>, begun: Begun, record: Record, payload: Arc<Payload>) {
         self.passed(&begun);
         let Begun { row, slot, .. } = begun;
         self.begin_attempt(record, row, Some(payload), slot);

@@ -49,7 +49,7 @@ fn order(record: &Record) -> Order {
 #[derive(Debug)]
 struct Hint {
     record: Record,
-    payload: Option<Payload>,
+    payload: Option<Arc<Payload>>,
 }
 
 #[derive(Debug)]
@@ -176,7 +176,7 @@ impl Dispatcher {
     }
 
     /// A job was queued here; `shared` says whether others may look for it too.
-    pub(super) fn hint(&self, record: Record, payload: Option<Payload>, shared: bool) {
+    pub(super) fn hint(&self, record: Record, payload: Option<Arc<Payload>>, shared: bool) {
         if let Some(queue) = lock(&self.queues).get_mut(&*record.spec.target) {
             if shared {
                 queue.remember(record.job.updated_at, record.id);

@@ -66,7 +66,7 @@ impl Engine {
         self: &Arc<Self>,
         record: Record,
         row: AttemptRow,
-        payload: Option<Payload>,
+        payload: Option<Arc<Payload>>,
         slot: OwnedSemaphorePermit,
     ) {
         let live = Live::new(record, row, &self.settings.node, Some(slot), true);
@@ -85,14 +85,14 @@ impl Engine {
         });
     }
 
-    pub(super) async fn run_attempt(self: &Arc<Self>, live: &Arc<Live>, payload: Option<Payload>) {
+    pub(super) async fn run_attempt(self: &Arc<Self>, live: &Arc<Live>, payload: Option<Arc<Payload>>) {
         let spec = live.spec();
         let path = spec.url.split('?').next().unwrap_or_default();
         tracing::debug!(target_name = &*spec.target, method = &*spec.method, path, "triggering");
         let payload = match payload {
             Some(payload) => Ok(payload),
             None => match Box::pin(self.payload(live)).await {
-                Ok(Some(payload)) => payload.ok_or_else(|| "its row is gone".to_owned()),
+                Ok(Some(payload)) => payload.map(Arc::new).ok_or_else(|| "its row is gone".to_owned()),
                 Ok(None) => return self.lost_by_us(live),
                 Err(error) => Err(error.to_string()),
             },
@@ -146,7 +146,7 @@ impl Engine {
     }
 
     /// Calls the action. None if the connection had to be closed.
-    async fn call(self: &Arc<Self>, live: &Arc<Live>, payload: Payload) -> Option<Outcome> {
+    async fn call(self: &Arc<Self>, live: &Arc<Live>, payload: Arc<Payload>) -> Option<Outcome> {
         let spec = live.spec();
         let now = self.clock.now();
         let due_at = lock(&live.inner).job.due_at();

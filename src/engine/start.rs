@@ -3,7 +3,7 @@
 use super::{Engine, Error, Shown, begun::Way, live::Uncommitted};
 use crate::{
     job::{
-        Event, Job, JobId, MergeClass, MergePolicy, Payload, Record, Refused, Spec, State,
+        Event, Job, JobId, MergeClass, MergePolicy, Now, Payload, Record, Refused, Spec, State,
         draft::{self, Checked, Defaults, Draft},
     },
     secret::fingerprint,
@@ -22,6 +22,18 @@ pub struct Started {
     pub merged: bool,
 }
 
+/// What a Start asks for, checked.
+struct Wanted {
+    spec: Arc<Spec>,
+    created_by: Arc<str>,
+    payload: Arc<Payload>,
+    merge: Option<Merge>,
+    start_key: Option<StartKey>,
+    scheduled_at: i64,
+    /// When it was checked.
+    now: Now,
+}
+
 /// How often a cancel that lost a race looks again.
 const LOOKS: u32 = 1_000;
 
@@ -38,12 +50,19 @@ impl Engine {
     /// # Errors
     /// Invalid, unknown target, duplicate, key mismatch, too many pending,
     /// draining, unavailable.
-    pub async fn start(
-        self: &Arc<Self>,
+    pub fn start<'a>(
+        self: &'a Arc<Self>,
         draft: Draft,
         request: &[u8],
         created_by: &str,
-    ) -> Result<Started, Error> {
+    ) -> impl Future<Output = Result<Started, Error>> + Send + use<'a> {
+        // Before it waits for anything: what only the check needs is not kept while it does.
+        let wanted = self.check(draft, request, created_by);
+        async move { self.store(wanted?).await }
+    }
+
+    /// What is asked for, if it can be done.
+    fn check(&self, draft: Draft, request: &[u8], created_by: &str) -> Result<Wanted, Error> {
         if self.is_draining() {
             return Err(Error::Draining);
         }
@@ -72,6 +91,11 @@ impl Engine {
             join: policy != MergePolicy::Reject,
         });
         let (spec, created_by) = self.alike.share(spec, created_by);
+        Ok(Wanted { spec, created_by, payload: Arc::new(payload), merge, start_key, scheduled_at, now })
+    }
+
+    async fn store(self: &Arc<Self>, wanted: Wanted) -> Result<Started, Error> {
+        let Wanted { spec, created_by, payload, merge, start_key, scheduled_at, now } = wanted;
         loop {
             // Of the moment of the check: what was asked for counts from it.
             let record = Record {
@@ -84,7 +108,7 @@ impl Engine {
                 spec: Arc::clone(&spec),
             };
             let start_key = start_key.clone();
-            let new = New { merge, start_key, ..New::of(record, payload.clone()) };
+            let new = Box::new(New { merge, start_key, ..New::of(record, Arc::clone(&payload)) });
             let (id, merged) = match self.insert(new).await? {
                 Stored::Made(shown) => return Ok(Started { shown, merged: false }),
                 Stored::Existing(Existing::Joined(id)) => (id, true),
@@ -153,7 +177,7 @@ impl Engine {
     }
 
     /// Stores a new job, or finds out which one stands for it.
-    pub(super) async fn insert(self: &Arc<Self>, mut new: New) -> Result<Stored, Error> {
+    pub(super) async fn insert(self: &Arc<Self>, mut new: Box<New>) -> Result<Stored, Error> {
         if self.store.is_stuck() {
             return Err(Error::Unavailable("the database does not answer".into()));
         }
@@ -164,10 +188,10 @@ impl Engine {
             return Err(Error::TooManyPending(self.settings.max_pending));
         }
         let (sender, done) = oneshot::channel();
-        let (engine, payload) = (Arc::clone(self), new.payload.clone());
+        let (engine, payload) = (Arc::clone(self), Arc::clone(&new.payload));
         let shown = Arc::new(Frame::new(new.record.clone()));
         permit.write(
-            Write::Insert(Box::new(new)),
+            Write::Insert(new),
             Box::new(move |result| {
                 let stored = engine.inserted(way, &shown, payload, result);
                 let _ = sender.send(stored); // whoever hung up is not told
@@ -181,7 +205,7 @@ impl Engine {
         self: &Arc<Self>,
         way: Way,
         shown: &Shown,
-        payload: Payload,
+        payload: Arc<Payload>,
         result: Result<Outcome, store::Error>,
     ) -> Result<Stored, Error> {
         let record = &shown.subject;
@@ -263,7 +287,7 @@ impl Engine {
     }
 
     /// A waiting job is in the tables: whoever carries it on should know.
-    pub(super) fn waits(&self, record: Record, payload: Option<Payload>) {
+    pub(super) fn waits(&self, record: Record, payload: Option<Arc<Payload>>) {
         if let Some(at) = record.job.give_up_at() {
             self.schedule.wake_at(at);
         }

@@ -81,16 +81,30 @@ fn check(route: &str) -> Result<(), BadRoute> {
         return Err(BadRoute::Escape);
     }
     let path = route.split('?').next().unwrap_or(route);
-    let dots = |segment: &str| {
-        let plain = segment.to_ascii_lowercase().replace("%2e", ".");
-        plain == "." || plain == ".."
-    };
-    // An escaped slash or backslash is a separator to some servers.
-    let mut segments = path.split('/').flat_map(|segment| {
-        let segment = segment.replace("%2f", "/").replace("%2F", "/").replace("%5c", "/").replace("%5C", "/");
-        segment.split('/').map(str::to_owned).collect::<Vec<_>>()
-    });
-    if segments.any(|segment| dots(&segment)) { Err(BadRoute::DotSegment) } else { Ok(()) }
+    if has_dot_segment(path) { Err(BadRoute::DotSegment) } else { Ok(()) }
+}
+
+/// Whether a segment is `.` or `..`, escaped or not. An escaped slash or backslash is a
+/// separator to some servers.
+fn has_dot_segment(path: &str) -> bool {
+    let mut rest = path.as_bytes();
+    // How many dots the segment has so far, as long as it has nothing else.
+    let mut dots = Some(0);
+    while let [byte, after @ ..] = rest {
+        let (byte, after) = match rest {
+            [b'%', b'2', b'e' | b'E', after @ ..] => (b'.', after),
+            [b'%', b'2', b'f' | b'F', after @ ..] | [b'%', b'5', b'c' | b'C', after @ ..] => (b'/', after),
+            _ => (*byte, after),
+        };
+        match byte {
+            b'/' if matches!(dots, Some(1 | 2)) => return true,
+            b'/' => dots = Some(0),
+            b'.' => dots = dots.map(|dots| dots + 1),
+            _ => dots = None,
+        }
+        rest = after;
+    }
+    matches!(dots, Some(1 | 2))
 }
 
 #[cfg(test)]
@@ -116,6 +130,7 @@ mod tests {
             ("", "/a?b[]=1&b[]=2", &[], "/a?b[]=1&b[]=2"),
             ("", "/a?redirect=../b", &[], "/a?redirect=../b"),
             ("", "/.well-known/..a", &[], "/.well-known/..a"),
+            ("", "/.../a./.%2e.", &[], "/.../a./.%2e."),
         ] {
             assert_eq!(build(base, route, &query(pairs)).as_deref(), Ok(expected), "{route}");
         }
@@ -141,6 +156,7 @@ mod tests {
             ("/a/.%2e/b?c", BadRoute::DotSegment),
             ("/a%2f..%2Fb", BadRoute::DotSegment),
             ("/a%5C%2e%2e", BadRoute::DotSegment),
+            ("/...%5c%2E", BadRoute::DotSegment),
             ("/%", BadRoute::Escape),
             ("/%4", BadRoute::Escape),
             ("/a?x=%zz", BadRoute::Escape),

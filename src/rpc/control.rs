@@ -225,20 +225,21 @@ impl JobControl for Service {
 }
 
 impl Service {
-    async fn start_one(
-        &self,
+    fn start_one<'a>(
+        &'a self,
         request: v1::StartRequest,
         cookies: &str,
         caller: &str,
-    ) -> Result<Started, Status> {
+    ) -> impl Future<Output = Result<Started, Status>> + Send + use<'a> {
         // Maps are sorted, so that equal requests are the same bytes.
         let keyed = !request.idempotency_key.is_empty();
         let mut bytes = if keyed { request.encode_to_vec() } else { Vec::new() };
         if keyed && request.run_as.is_none() {
             bytes.extend(cookies.as_bytes()); // they may say who it is for
         }
-        let draft = convert::draft(request, cookies.to_owned()).map_err(status::invalid_all)?;
-        self.engine.start(draft, &bytes, caller).await.map_err(status::of)
+        let draft = convert::draft(request, cookies.to_owned()).map_err(status::invalid_all);
+        let started = draft.map(|draft| self.engine.start(draft, &bytes, caller));
+        async move { started?.await.map_err(status::of) }
     }
 
     fn started(&self, started: &Started) -> JobFrame {

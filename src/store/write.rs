@@ -15,7 +15,7 @@ pub struct New {
     /// The job.
     pub record: Record,
     /// What is sealed of it.
-    pub payload: Payload,
+    pub payload: Arc<Payload>,
     /// By what this one finds identical ones, and they find it unless it has begun.
     pub merge: Option<Merge>,
     /// By what a repeat of this Start is known.
@@ -29,8 +29,8 @@ pub struct New {
 
 impl New {
     /// One that nothing else is known of.
-    pub fn of(record: Record, payload: Payload) -> Self {
-        Self { record, payload, merge: None, start_key: None, attempt: None, twin: None }
+    pub fn of(record: Record, payload: impl Into<Arc<Payload>>) -> Self {
+        Self { record, payload: payload.into(), merge: None, start_key: None, attempt: None, twin: None }
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
 
 /// Bytes that wait to be written, at most. A line that is not within them is lost, and
 /// how many were is told as soon as there is room.
-const MOST: usize = 1 << 20;
+const MOST: usize = 4 << 20;
 /// For so long lines gather before they are written.
 const REST: Duration = Duration::from_millis(2);
 /// How long the end of the process waits for a reader of the log.

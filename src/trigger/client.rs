@@ -97,11 +97,11 @@ impl Inner {
             return Err(internal(format!("there is no target {:?} here", request.target)));
         };
         let Settings { user_agent, report_url, .. } = &self.settings;
-        let message = Message::new(target, user_agent, report_url, request).map_err(internal)?;
+        let mut message = Message::new(target, user_agent, report_url, request).map_err(internal)?;
         let mut told = Told::new(sink);
 
         if let Some(connection) = pool.take().await {
-            match self.send(target, &message, connection, true, &mut told).await? {
+            match self.send(&mut message, connection, true, &mut told).await? {
                 Exchanged::Done(outcome, left) => {
                     if let Some(connection) = left {
                         pool.put(connection).await;
@@ -123,7 +123,7 @@ impl Inner {
         let stream = stream.await.map_err(unconnected)?;
         let connection = Box::pin(Connection::open(stream)).await;
         let connection = connection.map_err(|error| Outcome::NotSent(Reason::Connect, error.to_string()))?;
-        match self.send(target, &message, connection, false, &mut told).await? {
+        match self.send(&mut message, connection, false, &mut told).await? {
             Exchanged::Done(outcome, left) => {
                 if let Some(connection) = left {
                     pool.put(connection).await;
@@ -139,14 +139,13 @@ impl Inner {
 
     async fn send(
         &self,
-        target: &Target,
-        message: &Message,
+        message: &mut Message<'_>,
         connection: Connection,
         reused: bool,
         told: &mut Told,
     ) -> Result<Exchanged, Outcome> {
         connection.wire.begin();
-        let signed = message.signed(target, &*self.clock, &connection.wire);
+        let signed = message.signed(&*self.clock, &connection.wire);
         let signed = signed.map_err(|message| Outcome::NotSent(Reason::Internal, message))?;
         let terms = Terms { reused, max_response: self.settings.max_response, clock: &*self.clock };
         Ok(exchange(connection, signed, terms, told).await)

@@ -8,7 +8,6 @@ use super::{
 };
 use crate::clock::Clock;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri,
     header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, USER_AGENT},
@@ -18,33 +17,43 @@ use std::sync::Arc;
 
 /// A request, checked, but for its signature: that is made anew each time it is
 /// sent.
-pub(super) struct Message {
+pub(super) struct Message<'a> {
+    target: &'a Target,
+    user_agent: &'a str,
+    report_url: &'a str,
+    request: Request,
     method: Method,
     uri: Uri,
-    url: String,
-    headers: HeaderMap,
-    body: Bytes,
+    /// Those of the first sending.
+    headers: Option<HeaderMap>,
 }
 
-impl Message {
+impl<'a> Message<'a> {
     /// Sets the headers of DESIGN.md, section 4.
     ///
     /// # Errors
     /// Says what cannot be sent, without showing it.
     pub(super) fn new(
-        target: &Target,
-        user_agent: &str,
-        report_url: &str,
+        target: &'a Target,
+        user_agent: &'a str,
+        report_url: &'a str,
         request: Request,
     ) -> Result<Self, String> {
         let method = Method::from_bytes(request.method.as_bytes()).ok().filter(|it| *it != Method::CONNECT);
         let method = method.ok_or("the method cannot be sent")?;
-        let uri = PathAndQuery::try_from(request.url.as_str()).map(Uri::from).ok();
         // The parser forgives, and drops what stands behind a "#"; what it would
         // change must not go out, since these bytes are signed.
-        let same = |uri: &Uri| request.url.starts_with('/') && uri.to_string() == request.url;
-        let uri = uri.filter(same).ok_or("the path and query cannot be sent as they are")?;
+        let same = |uri: &PathAndQuery| request.url.starts_with('/') && uri.as_str() == request.url;
+        let uri = PathAndQuery::try_from(request.url.as_str()).ok().filter(same);
+        let uri = uri.map(Uri::from).ok_or("the path and query cannot be sent as they are")?;
+        let mut message = Self { target, user_agent, report_url, request, method, uri, headers: None };
+        message.headers = Some(message.headers()?);
+        Ok(message)
+    }
 
+    /// All but those of the signature.
+    fn headers(&self) -> Result<HeaderMap, String> {
+        let Self { request, method, .. } = self;
         let mut headers = HeaderMap::with_capacity(24);
         for (name, text) in &request.payload.headers {
             let known =
@@ -52,7 +61,7 @@ impl Message {
             headers.insert(known, value(name, text)?);
         }
         // After the caller's, so that ours win whatever was let through.
-        headers.insert(HOST, target.host.clone());
+        headers.insert(HOST, self.target.host.clone());
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let mut set = |name: HeaderName, text: &str| -> Result<(), String> {
             let value = value(name.as_str(), text)?;
@@ -60,10 +69,10 @@ impl Message {
             Ok(())
         };
         let own = HeaderName::from_static;
-        set(USER_AGENT, user_agent)?;
+        set(USER_AGENT, self.user_agent)?;
         set(own("backjob-job-id"), &request.job.to_string())?;
         set(own("backjob-attempt"), &request.attempt.to_string())?;
-        set(own("backjob-report-url"), report_url)?;
+        set(own("backjob-report-url"), self.report_url)?;
         set(own("backjob-report-token"), &request.report_token)?;
         if let Some(seconds) = request.deadline {
             set(own("backjob-deadline"), &seconds.to_string())?;
@@ -77,13 +86,13 @@ impl Message {
         if let Some(content_type) = &request.payload.content_type {
             set(CONTENT_TYPE, content_type)?;
         }
-        let body = request.payload.body;
+        let body = &request.payload.body;
         // Where a body is usual, its absence is said (RFC 9110, 8.6).
-        let usual = [Method::POST, Method::PUT, Method::PATCH].contains(&method);
+        let usual = [Method::POST, Method::PUT, Method::PATCH].contains(method);
         if usual || !body.is_empty() {
             set(CONTENT_LENGTH, &body.len().to_string())?;
         }
-        Ok(Self { method, uri, url: request.url, headers, body })
+        Ok(headers)
     }
 
     /// Whether a repetition does no harm, by HTTP's own promise.
@@ -96,23 +105,27 @@ impl Message {
     /// # Errors
     /// Says what cannot be signed, without showing it.
     pub(super) fn signed(
-        &self,
-        target: &Target,
+        &mut self,
         clock: &dyn Clock,
         wire: &Arc<Wire>,
     ) -> Result<http::Request<Body>, String> {
+        // It is seldom sent again: then they are made again.
+        let mut headers = match self.headers.take() {
+            Some(headers) => headers,
+            None => self.headers()?,
+        };
         let mut nonce = [0; 16];
         clock.random(&mut nonce);
         let signer = Signer {
-            key: &target.key,
-            keyid: &target.keyid,
+            key: &self.target.key,
+            keyid: &self.target.keyid,
             created: clock.wall().div_euclid(1000),
             nonce: &URL_SAFE_NO_PAD.encode(nonce),
         };
-        let mut headers = self.headers.clone();
-        sign(signer, self.method.as_str(), &self.url, &mut headers, &self.body)
+        let Request { url, payload, .. } = &self.request;
+        sign(signer, self.method.as_str(), url, &mut headers, &payload.body)
             .map_err(|_| "the request cannot be signed")?;
-        let mut request = http::Request::new(Body::new(self.body.clone(), Arc::clone(wire)));
+        let mut request = http::Request::new(Body::new(payload.body.clone(), Arc::clone(wire)));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = headers;

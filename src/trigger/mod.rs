@@ -56,7 +56,7 @@ pub struct Request {
     /// Path and query as sent, the target's base included.
     pub url: String,
     /// Headers, content type and body.
-    pub payload: Payload,
+    pub payload: Arc<Payload>,
     /// `Backjob-Job-Id`.
     pub job: JobId,
     /// `Backjob-Attempt`, from 1.

@@ -248,7 +248,7 @@ pub(super) fn request(method: &str, url: &str) -> Request {
         target: "app".into(),
         method: method.into(),
         url: url.into(),
-        payload: Payload::default(),
+        payload: Arc::default(),
         job: JobId::from_bytes([3; 16]),
         attempt: 2,
         report_token: "the-report-token".into(),
@@ -260,7 +260,7 @@ pub(super) fn request(method: &str, url: &str) -> Request {
 
 pub(super) fn with_body(method: &str, body: impl Into<Bytes>) -> Request {
     let payload = Payload { body: body.into(), ..Payload::default() };
-    Request { payload, ..request(method, "/a") }
+    Request { payload: payload.into(), ..request(method, "/a") }
 }
 
 /// Calls while the application plays its part; both must end soon.

@@ -160,6 +160,7 @@ async fn no_secret_is_in_a_file_a_log_or_an_answer() {
     soon("the end", child.wait()).await.expect("waited");
     let log = soon("the log", log).await.expect("no panic");
     assert!(log.contains("TRACE") && log.contains("h2::"), "the log is at its finest");
+    assert!(!log.contains("lines of this log are lost"), "all of it was read");
 
     let root = fs::read_to_string(setup.file("backjob.key")).expect("readable");
     tokens.extend([root.trim().to_owned(), watch_token]);

@@ -14,7 +14,8 @@ async fn a_trigger_arrives_with_its_headers_and_verifies() {
             content_type: Some("application/json".into()),
             body: Bytes::from_static(br#"{"id":5}"#),
             credentials: None,
-        },
+        }
+        .into(),
         cookie: Some("session=1; ü".into()),
         authorization: Some("Bearer user".into()),
         ..request("POST", "/base/a?b=1")
@@ -172,8 +173,8 @@ async fn what_cannot_be_sent_as_it_is_is_an_internal_failure_that_shows_nothing(
         Request { url: "a?secret".into(), ..plain.clone() },
         Request { url: "*".into(), ..plain.clone() },
         Request { url: String::new(), ..plain.clone() },
-        Request { payload: payload("x-a"), ..plain.clone() },
-        Request { payload: payload("x a"), ..plain.clone() },
+        Request { payload: payload("x-a").into(), ..plain.clone() },
+        Request { payload: payload("x a").into(), ..plain.clone() },
         Request { cookie: Some("secret\n".into()), ..plain.clone() },
         Request { report_token: "secret\0".into(), ..plain },
     ] {

@@ -6,6 +6,7 @@ mod clock;
 mod damage;
 mod descriptors;
 mod disk;
+mod log;
 mod mount;
 
 use crate::harness::*;
