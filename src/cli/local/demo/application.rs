@@ -48,7 +48,7 @@ async fn answer(
         Err(error) => return Ok(plain(StatusCode::BAD_REQUEST, &error.to_string())),
     };
     // Some seconds of work, also in a build that is not optimized.
-    let usual = if cfg!(debug_assertions) { 600 } else { 1_500 };
+    let usual = if cfg!(debug_assertions) { 300 } else { 1_500 };
     let most = form_number(&body, "words").unwrap_or(usual);
     let worker = reporter.clone();
     let computed = tokio::task::spawn_blocking(move || {
