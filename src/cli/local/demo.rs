@@ -95,7 +95,7 @@ async fn job(address: SocketAddr) -> Result<ExitCode, Fault> {
     let action = v1::Action {
         method: "POST".into(),
         route: application::ROUTE.into(),
-        form: [("words".to_owned(), "1500".to_owned())].into(),
+        form: [("words".to_owned(), application::WORDS.to_string())].into(),
         ..Default::default()
     };
     let display_name = "how alike are our own sources?".to_owned();

@@ -13,6 +13,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The action's route.
 pub(super) const ROUTE: &str = "/reports/build";
+/// Words of each source that it compares where none are given: some seconds of work, also
+/// in a build that is not optimized.
+pub(super) const WORDS: usize = if cfg!(debug_assertions) { 600 } else { 1_500 };
 
 /// Serves until `stop`.
 pub(super) async fn serve(listener: TcpListener, verifier: Verifier, stop: CancellationToken) {
@@ -47,9 +50,7 @@ async fn answer(
         Ok(reporter) => reporter,
         Err(error) => return Ok(plain(StatusCode::BAD_REQUEST, &error.to_string())),
     };
-    // Some seconds of work, also in a build that is not optimized.
-    let usual = if cfg!(debug_assertions) { 300 } else { 1_500 };
-    let most = form_number(&body, "words").unwrap_or(usual);
+    let most = form_number(&body, "words").unwrap_or(WORDS);
     let worker = reporter.clone();
     let computed = tokio::task::spawn_blocking(move || {
         let tell = |step: Step<'_>| match step {
