@@ -94,6 +94,7 @@ impl Engine {
         Ok(Wanted { spec, created_by, payload: Arc::new(payload), merge, start_key, scheduled_at, now })
     }
 
+    /// Stores it, or finds the job that stands for it.
     async fn store(self: &Arc<Self>, wanted: Wanted) -> Result<Started, Error> {
         let Wanted { spec, created_by, payload, merge, start_key, scheduled_at, now } = wanted;
         loop {

@@ -1,7 +1,7 @@
 //! Which service answers a call: that whose name its path begins with.
 //!
-//! tonic's own router, axum's, knows that as well, but takes a dozen allocations a call
-//! for what no path here has; so it is left with what is called seldom.
+//! tonic's own router, axum's, would tell as well, at a dozen allocations a call: it is
+//! left with what is called seldom.
 
 use super::{
     Service,

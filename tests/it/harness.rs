@@ -43,6 +43,12 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
+/// Where a server listens, if a line of its log says so.
+pub fn address_in(line: &str) -> Option<SocketAddr> {
+    let (_, address) = line.split_once("serving address=")?;
+    Some(address.trim().parse().expect("an address"))
+}
+
 #[expect(clippy::disallowed_methods, reason = "tests have no shutdown to keep in order")]
 pub fn spawn<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
     tokio::spawn(task)
@@ -673,11 +679,10 @@ impl Process {
         let seen = Arc::clone(&log);
         let address = soon("the server to listen", async {
             while let Some(line) = lines.next_line().await.expect("text") {
-                let address =
-                    line.split_once("serving address=").map(|(_, address)| address.trim().to_owned());
+                let address = address_in(&line);
                 seen.lock().expect("no panic").push(line);
                 if let Some(address) = address {
-                    return address.parse().expect("an address");
+                    return address;
                 }
             }
             panic!("the server ended: {:#?}", seen.lock().expect("no panic"));

@@ -1,10 +1,90 @@
-//! Values of rows, in the order of their columns.
+//! Columns that are written, and the values of rows in their order.
 
 use super::Batch;
 use crate::store::entity::{attempt, job, job_label, job_request, job_text, start_key};
 
+/// Columns of a new job; all others are NULL.
+pub(in crate::store) const NEW: &[&str] = &[
+    "id",
+    "state",
+    "revision",
+    "attempt",
+    "owner",
+    "started_at",
+    "progress",
+    "created_at",
+    "scheduled_at",
+    "updated_at",
+    "changed_at",
+    "give_up_at",
+    "cancel_requested",
+    "merged_count",
+    "merge_key",
+    "target",
+    "priority",
+    "created_by",
+];
+pub(in crate::store) const REQUEST: &[&str] =
+    &["job_id", "retry_of", "route", "spec", "root_id", "sealed", "credentials"];
+pub(in crate::store) const LABEL: &[&str] = &["job_id", "name", "value", "created_at"];
+pub(in crate::store) const KEY: &[&str] = &["caller", "key_hash", "job_id", "request_hash"];
+/// What an action reports.
+pub(in crate::store) const PROGRESS: &[&str] =
+    &["revision", "progress", "done", "total", "unit", "stage", "updated_at", "changed_at"];
+/// What else may change of a job; `merge_key` stays or goes.
+pub(in crate::store) const CHANGED: &[&str] = &[
+    "revision",
+    "progress",
+    "done",
+    "total",
+    "unit",
+    "stage",
+    "updated_at",
+    "changed_at",
+    "state",
+    "attempt",
+    "owner",
+    "scheduled_at",
+    "started_at",
+    "ended_at",
+    "give_up_at",
+    "cancel_requested",
+    "failure_reason",
+    "failure_message",
+    "failure_status",
+    "merge_key",
+];
+pub(in crate::store) const ATTEMPT: &[&str] = &[
+    "job_id",
+    "attempt",
+    "node",
+    "claimed_at",
+    "sent_at",
+    "reported",
+    "ended_at",
+    "http_status",
+    "failure_reason",
+    "failure_message",
+    "last_sequence",
+    "end_sequence",
+    "end_hash",
+];
+/// Columns of an attempt that begins with its job.
+pub(in crate::store) const BEGUN: &[&str] =
+    &["job_id", "attempt", "node", "claimed_at", "reported", "last_sequence"];
+pub(in crate::store) const TEXT: &[&str] = &[
+    "job_id",
+    "attempt",
+    "text",
+    "text_written",
+    "text_truncated",
+    "result_type",
+    "result",
+    "result_truncated",
+];
+
 impl Batch {
-    /// In the order of [`super::NEW`].
+    /// In the order of [`NEW`].
     pub(super) fn new_job(&mut self, job: &job::Model) {
         self.add(job.id.as_slice());
         for number in [job.state, job.revision, job.attempt] {
@@ -25,7 +105,7 @@ impl Batch {
         self.add(job.created_by.as_str());
     }
 
-    /// In the order of [`super::REQUEST`].
+    /// In the order of [`REQUEST`].
     pub(super) fn request(&mut self, request: &job_request::Model) {
         self.add(request.job_id.as_slice());
         self.add(request.retry_of.as_deref());
@@ -36,7 +116,7 @@ impl Batch {
         self.add(request.credentials.as_deref());
     }
 
-    /// In the order of [`super::LABEL`].
+    /// In the order of [`LABEL`].
     pub(super) fn label(&mut self, label: &job_label::Model) {
         self.add(label.job_id.as_slice());
         self.add(label.name.as_str());
@@ -44,7 +124,7 @@ impl Batch {
         self.add(label.created_at);
     }
 
-    /// In the order of [`super::KEY`].
+    /// In the order of [`KEY`].
     pub(super) fn key(&mut self, key: &start_key::Model) {
         self.add(key.caller.as_str());
         self.add(key.key_hash.as_slice());
@@ -58,7 +138,7 @@ impl Batch {
         self.add(from);
     }
 
-    /// In the order of [`super::PROGRESS`].
+    /// In the order of [`PROGRESS`].
     pub(super) fn progress(&mut self, job: &job::Model) {
         self.add(job.revision);
         self.add(job.progress);
@@ -70,7 +150,7 @@ impl Batch {
         self.add(job.changed_at);
     }
 
-    /// The rest of [`super::CHANGED`].
+    /// The rest of [`CHANGED`].
     pub(super) fn state(&mut self, job: &job::Model, closed: bool) {
         self.add(job.state);
         self.add(job.attempt);
@@ -86,7 +166,7 @@ impl Batch {
         self.add(closed);
     }
 
-    /// In the order of [`super::ATTEMPT`].
+    /// In the order of [`ATTEMPT`].
     pub(super) fn attempt(&mut self, attempt: &attempt::Model) {
         self.add(attempt.job_id.as_slice());
         self.add(attempt.attempt);
@@ -103,7 +183,7 @@ impl Batch {
         self.add(attempt.end_hash.as_deref());
     }
 
-    /// In the order of [`super::BEGUN`].
+    /// In the order of [`BEGUN`].
     pub(super) fn begun(&mut self, attempt: &attempt::Model) {
         self.add(attempt.job_id.as_slice());
         self.add(attempt.attempt);
@@ -113,7 +193,7 @@ impl Batch {
         self.add(attempt.last_sequence);
     }
 
-    /// In the order of [`super::TEXT`].
+    /// In the order of [`TEXT`].
     pub(super) fn job_text(&mut self, text: &job_text::Model) {
         self.add(text.job_id.as_slice());
         self.add(text.attempt);

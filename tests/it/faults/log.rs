@@ -5,7 +5,7 @@ use backjob::proto::v1::JobState;
 use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-/// Each is told of in some 100 KB.
+/// What is told of so many is far more than a pipe and the server hold.
 const JOBS: usize = 100;
 
 #[tokio::test]
@@ -18,12 +18,11 @@ async fn a_log_that_nobody_reads_holds_up_no_job() {
     let mut lines = BufReader::new(server.stderr.take().expect("a pipe")).lines();
     let address = loop {
         let line = soon("the server to serve", lines.next_line()).await.expect("text").expect("a line");
-        if let Some((_, address)) = line.split_once("serving address=") {
-            break address.trim().parse().expect("an address");
+        if let Some(address) = address_in(&line) {
+            break address;
         }
     };
     let clients = Clients::new(address);
-    // Far more than the pipe and the server hold.
     for n in 0..JOBS {
         let job = clients.start(start(&format!("/{n}"))).await;
         let mut hit = application.hit().await;
