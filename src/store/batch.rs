@@ -4,10 +4,10 @@
 //! and back, which costs more than what most statements do. So what is written most,
 //! new jobs and changes of jobs, goes there at once, with its BEGIN and COMMIT, and
 //! nothing is read before: this process is the only one that writes, so what it
-//! knows of revisions nearly always holds. Where a new job is there already in
-//! another shape (a merge key, a start key), or a row has another revision than was
-//! thought, a statement fails, nothing is written, and [`super::commit`] looks
-//! closer.
+//! knows of revisions nearly always holds. Where a start key is there already, or a row
+//! has another revision than was thought, a statement fails, nothing is written, and
+//! [`super::commit`] looks closer. So it does where a merge key is there already, which
+//! [`super::joinable`] knows before.
 //!
 //! To read a text costs SQLite as much as to carry it out. So texts are kept prepared,
 //! and there are few of them: rows are filled up to the next of a few numbers, with
@@ -108,23 +108,14 @@ struct Batch {
 impl Batch {
     fn of(writes: &[Rows]) -> Option<Self> {
         let (mut new, mut reported, mut changed) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut begun, mut wanted) = (Vec::new(), Vec::new());
+        let mut begun = Vec::new();
         for write in writes {
             match write {
-                Rows::Insert {
-                    job,
-                    request,
-                    labels,
-                    text: None,
-                    start_key,
-                    sought,
-                    attempt,
-                    twin: None,
-                    ..
-                } if is_new(job) => {
+                Rows::Insert { job, request, labels, text: None, start_key, attempt, twin: None, .. }
+                    if is_new(job) =>
+                {
                     new.push((job, request, labels, start_key));
                     begun.extend(attempt.as_deref());
-                    wanted.extend(sought.as_deref());
                 }
                 Rows::Update { from, job, progress: true, text, attempt, .. } => {
                     reported.push((*from, job, text, attempt));
@@ -134,10 +125,6 @@ impl Batch {
                 }
                 Rows::Insert { .. } | Rows::Delete(_) | Rows::Reseal { .. } => return None,
             }
-        }
-        // A key that is stored collides by itself.
-        if !wanted.is_empty() && has_twins(writes) {
-            return None;
         }
         let mut batch = Self {
             text: String::with_capacity(2_048 + 96 * writes.len()),
@@ -149,7 +136,6 @@ impl Batch {
         batch.values.reserve(writes.len() * 40, 0);
         batch.text.push_str("BEGIN IMMEDIATE;");
         let (begin, change) = (batch.full(new.len()), batch.full(reported.len()) + batch.full(changed.len()));
-        batch.absent(&wanted, begin);
         batch.insert(("job", NEW), begin, new.iter().map(|(job, ..)| *job), Self::new_job);
         batch.insert(
             ("job_request", REQUEST),
@@ -230,18 +216,6 @@ impl Batch {
         }
         self.too_large |= self.bound > BOUND;
         count
-    }
-
-    /// Fails if a job is found by one of these merge keys.
-    fn absent(&mut self, keys: &[&[u8]], full: usize) {
-        let before = |text: &mut String| {
-            // An overflow, which is an error.
-            text.push_str(r#"SELECT abs(-9223372036854775807 - (merge_key NOT NULL)) FROM "job""#);
-            text.push_str(" WHERE merge_key IN (VALUES ");
-        };
-        if self.rows(1, full, before, keys.iter(), |batch, key| batch.add(*key)) > 0 {
-            self.text.push_str(");");
-        }
     }
 
     /// What fails takes all of the transaction with it, so that SQLite need not note how

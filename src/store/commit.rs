@@ -6,6 +6,7 @@ use super::{
     entity::{attempt, job, job_label, job_request, job_text, root_key, start_key},
     error::violates,
     existing::{Joins, Settled, settle},
+    joinable::Joinable,
     roots::reseal,
     shared::{Mark, in_doubt, mark, within},
     write::{Outcome, Rows},
@@ -87,16 +88,18 @@ impl From<DbErr> for Failed {
 /// Writes all of `writes`, or none; an id stands among them once.
 ///
 /// `root` is recorded in the same transaction where it was not yet, and so is
-/// `mark`. The outcomes are in the order of the writes.
+/// `mark`. The outcomes are in the order of the writes. Where no index says which jobs
+/// may be joined, `joinable` does.
 pub(super) async fn commit(
     db: &Database,
     writes: &[Rows],
+    joinable: Option<&Joinable>,
     root: Option<(RootId, i64)>,
     mark: Option<Mark>,
 ) -> Result<Vec<Outcome>, Failed> {
     let shared = db.is_shared();
     let transaction = answered(shared, db.begin()).await?;
-    match answered(shared, all(&transaction, writes, root, mark)).await {
+    match answered(shared, all(&transaction, writes, joinable, root, mark)).await {
         Ok(outcomes) => match answered(shared, transaction.commit()).await {
             Ok(()) => Ok(outcomes),
             Err(error) if shared => Err(Failed::InDoubt(outcomes, error)),
@@ -121,12 +124,13 @@ async fn answered<T, E: From<DbErr>>(shared: bool, work: impl Future<Output = Re
 async fn all(
     db: &Transaction,
     writes: &[Rows],
+    joinable: Option<&Joinable>,
     root: Option<(RootId, i64)>,
     marked: Option<Mark>,
 ) -> Result<Vec<Outcome>, Failed> {
     let (mut jobs, mut requests, mut labels) = (Vec::new(), Vec::new(), Vec::new());
     let (mut texts, mut attempts, mut updates) = (Vec::new(), Vec::new(), Vec::new());
-    let Settled { existing, mut start_keys, joins } = settle(db, writes).await?;
+    let Settled { existing, mut start_keys, joins } = settle(db, writes, joinable).await?;
     for (place, write) in writes.iter().enumerate() {
         match write {
             Rows::Insert { .. } if existing.contains_key(&place) => {}

@@ -4,7 +4,7 @@
 //! first call got, though that one had joined another's.
 //!
 //! On SQLite the transaction is the only one that writes, so what is read here holds
-//! until it commits. Elsewhere it may be overtaken: a key that another node stores
+//! until it commits; which jobs may be joined is known to [`super::joinable`]. Elsewhere it may be overtaken: a key that another node stores
 //! meanwhile makes the insert fail, a job that may not be joined any more makes its
 //! count find no row, and the transaction is begun anew, see `shared.rs`. A job that has
 //! begun keeps no key: one that another node stores at the same time is not seen.
@@ -13,12 +13,13 @@ use super::{
     database::Transaction,
     dialect::{among, statement},
     entity::{job, start_key},
+    joinable::Joinable,
     write::{Existing, Rows},
 };
 use crate::job::{JobId, StateName};
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait as _, DbBackend, DbErr, EntityTrait as _, QueryFilter as _,
-    QuerySelect as _, Value,
+    QuerySelect as _, QueryTrait as _, Value,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -46,10 +47,14 @@ pub(super) struct Joins {
 
 type Key = (String, Vec<u8>);
 
-pub(super) async fn settle(db: &Transaction, writes: &[Rows]) -> Result<Settled, DbErr> {
+pub(super) async fn settle(
+    db: &Transaction,
+    writes: &[Rows],
+    joinable: Option<&Joinable>,
+) -> Result<Settled, DbErr> {
     let mut settled = Settled::default();
     let mut keys = known_keys(db, writes).await?;
-    let mut jobs = identical(db, writes).await?;
+    let mut jobs = identical(db, writes, joinable).await?;
     let twins = unended(db, writes).await?;
     for (place, write) in writes.iter().enumerate() {
         let Rows::Insert { job, start_key, join, sought, twin, .. } = write else { continue };
@@ -125,15 +130,22 @@ pub(super) fn known_keys_text(backend: DbBackend, keys: usize) -> String {
 
 /// Jobs that Starts of these writes may join, by their merge key; and whether that is
 /// stored with them.
-async fn identical(db: &Transaction, writes: &[Rows]) -> Result<HashMap<Vec<u8>, (Vec<u8>, bool)>, DbErr> {
+async fn identical(
+    db: &Transaction,
+    writes: &[Rows],
+    joinable: Option<&Joinable>,
+) -> Result<HashMap<Vec<u8>, (Vec<u8>, bool)>, DbErr> {
     let wanted: Vec<Vec<u8>> = writes.iter().filter_map(Rows::merge_key).cloned().collect();
-    if wanted.is_empty() {
+    // Without an index it is known which jobs have them.
+    let known = joinable.map(|joinable| joinable.with(&wanted));
+    if wanted.is_empty() || known.as_ref().is_some_and(Vec::is_empty) {
         return Ok(HashMap::new());
     }
     let found: Vec<(Vec<u8>, Vec<u8>)> = job::Entity::find()
         .select_only()
         .columns([job::Column::MergeKey, job::Column::Id])
         .filter(job::Column::MergeKey.is_in(wanted))
+        .apply_if(known, |find, known| find.filter(job::Column::Id.is_in(known)))
         .into_tuple()
         .all(db)
         .await?;

@@ -25,6 +25,7 @@
 //! - payloads are stored sealed, bound to their job, and nothing here logs one;
 //! - SQLite has one process at a time: a lock on `<database>.lock` is held while a
 //!   store is open, and freed by the system when the process dies;
+//!   so the writer knows itself which jobs may be joined, see `joinable.rs`;
 //! - elsewhere any number of nodes write, and merging and keys are as exact: unique
 //!   indexes decide, and who was overtaken looks again;
 //! - a transaction whose end was not heard of is looked up by its mark.
@@ -59,6 +60,7 @@ mod error;
 mod existing;
 mod feed;
 mod health;
+mod joinable;
 mod list;
 #[cfg(test)]
 pub(crate) mod model;

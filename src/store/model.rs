@@ -334,6 +334,7 @@ impl Store {
             mark: None,
             model: Some(model.clone()),
             kept: Kept::default(),
+            joinable: None,
             at_once: None,
             answered: 0,
             ahead: false,

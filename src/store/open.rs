@@ -6,6 +6,7 @@ use super::{
     batch::{Kept, TEXTS},
     database::Database,
     health::{Health, Reader, quick_check},
+    joinable::Joinable,
     names::Tables,
     node,
     notice::Notices,
@@ -52,6 +53,8 @@ struct Opened {
     /// For what must not wait behind writes; that of the writer where there is but one.
     pulse: Database,
     settled: roots::Known,
+    /// On SQLite.
+    joinable: Option<Joinable>,
     /// Of an SQLite file.
     file: Option<PathBuf>,
     lock: Option<File>,
@@ -71,7 +74,7 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
     } else {
         open_file(&options, moment).await?
     };
-    let Opened { writer: db, reader, pulse, settled, file, lock, mark, server } = opened;
+    let Opened { writer: db, reader, pulse, settled, joinable, file, lock, mark, server } = opened;
 
     let (queue, receiver) = mpsc::channel(options.queue.max(1));
     let health = Arc::new(Health::new());
@@ -87,6 +90,7 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
         #[cfg(test)]
         model: None,
         kept: Kept::new(lock.is_none()),
+        joinable,
         at_once: server.as_ref().is_some_and(Server::keeps_plans).then(postgres::Kept::default),
         queue: receiver,
         batch: options.batch.max(1),
@@ -166,7 +170,7 @@ async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened,
         .await
         .map_err(|error| OpenError::from_db(&path, &error))?;
     let db = Database::new(db, options.tables.clone(), 1);
-    let (reader, settled) = match prepare(&db, &path, file, options, moment).await {
+    let (reader, settled, joinable) = match prepare(&db, &path, file, options, moment).await {
         Ok(prepared) => prepared,
         Err(error) => {
             // Leaves no log behind; that this fails too adds nothing.
@@ -182,7 +186,8 @@ async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened,
         None => db.clone(),
     };
     let file = file.map(Path::to_owned);
-    Ok(Opened { pulse, writer: db, reader, settled, file, lock, mark: None, server: None })
+    let joinable = Some(joinable);
+    Ok(Opened { pulse, writer: db, reader, settled, joinable, file, lock, mark: None, server: None })
 }
 
 /// Connections to a server that write, should one be stuck: one does.
@@ -213,6 +218,7 @@ async fn open_server(
         reader: server.connect(SERVER_READERS),
         pulse: server.connect(1),
         settled,
+        joinable: None,
         file: None,
         lock: None,
         mark: Some(mark),
@@ -220,21 +226,22 @@ async fn open_server(
     })
 }
 
-/// Brings the tables up to date; the connections that read, and what is known of
-/// roots.
+/// Brings the tables up to date; the connections that read, what is known of roots,
+/// and which jobs may be joined.
 async fn prepare(
     db: &Database,
     path: &Path,
     file: Option<&Path>,
     options: &Options,
     (now, nonce): (i64, [u8; 24]),
-) -> Result<(Database, roots::Known), OpenError> {
+) -> Result<(Database, roots::Known, Joinable), OpenError> {
     if file.is_some_and(|file| fs::metadata(file).is_ok_and(|file| file.len() <= CHECKED)) {
         let damaged = |reason| OpenError::NotADatabase { path: path.to_owned(), reason };
         quick_check(db.connection()).await.map_err(damaged)?;
     }
     schema(db.connection(), path, options).await?;
     let settled = roots::settle(db, path, options, now, nonce).await?;
+    let joinable = Joinable::load(db).await.map_err(|error| OpenError::from_db(path, &error))?;
     let reader = match file {
         Some(_) => {
             let reader = connect(file, Use::Read).await.map_err(|error| OpenError::from_db(path, &error))?;
@@ -242,7 +249,7 @@ async fn prepare(
         }
         None => db.clone(),
     };
-    Ok((reader, settled))
+    Ok((reader, settled, joinable))
 }
 
 /// The file that an address names; none for a database in memory.

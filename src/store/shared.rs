@@ -199,7 +199,7 @@ impl Writer {
                 Some(Written::Otherwise) | None => {}
             }
         }
-        commit(&self.db, rows, None, self.mark).await
+        commit(&self.db, rows, None, None, self.mark).await
     }
 
     /// So that who was in each other's way is not so again.

@@ -15,6 +15,7 @@ use super::{
     commit::commit,
     database::Database,
     health::{Health, Reader},
+    joinable::Joinable,
     notice::Notices,
     postgres,
     shared::{self, Mark},
@@ -67,6 +68,8 @@ pub(super) struct Writer {
     pub db: Database,
     /// That connection, while nobody else needs it.
     pub kept: Kept,
+    /// On SQLite, which jobs identical Starts may join; elsewhere an index says so.
+    pub joinable: Option<Joinable>,
     /// The same on PostgreSQL, where a transaction may be one statement.
     pub at_once: Option<postgres::Kept>,
     /// Whether `db` is an SQLite file.
@@ -121,11 +124,11 @@ impl Writer {
             told.tell();
             // Who was just told may have more to write: let it join the next
             // transaction instead of the one after. What follows a single write, the
-            // claim after a Start, is written at once, and so is half as much as was
-            // written: the database need not wait for those who were told.
-            if self.answered > 1 && 2 * (self.queue.len() + taken.len()) < self.answered {
+            // claim after a Start, is written at once, and so is as much as was written.
+            let mut turns = if self.answered > 1 { TURNS } else { 0 };
+            while turns > 0 && self.queue.len() + taken.len() < self.answered {
                 tokio::task::yield_now().await;
-                tokio::task::yield_now().await;
+                turns -= 1;
             }
         }
         self.kept.release();
@@ -245,37 +248,49 @@ impl Writer {
         if let Some(damage) = self.health.damage() {
             return Err(damage);
         }
-        if let Err(error) = self.renew().await {
+        if let Err(error) = self.ready().await {
             self.heal(Some(&error));
             return Err(error);
         }
-        if self.root_known {
-            let written = watched(&self.health, self.kept.write(&self.db, rows)).await;
-            match written {
-                Some(Written::All) => {
-                    self.heal(None);
-                    return Ok(vec![Outcome::Done; rows.len()]);
-                }
-                Some(Written::Failed(error)) => {
-                    let error = Error::from(error);
-                    self.heal(Some(&error));
-                    return Err(error);
-                }
+        let result = self.commit_alone(rows).await;
+        if let Some(joinable) = &mut self.joinable {
+            match &result {
+                Ok(outcomes) => joinable.follow(rows.iter().zip(outcomes.iter().copied())),
+                Err(_) => joinable.doubt(rows),
+            }
+        }
+        self.heal(result.as_ref().err());
+        result
+    }
+
+    /// Makes good what a transaction that failed left behind.
+    async fn ready(&mut self) -> Result<(), Error> {
+        self.renew().await?;
+        match &mut self.joinable {
+            Some(joinable) => joinable.settle(&self.reader.db).await.map_err(Error::from),
+            None => Ok(()),
+        }
+    }
+
+    /// Where nobody else writes.
+    async fn commit_alone(&mut self, rows: &[Rows]) -> Result<Vec<Outcome>, Error> {
+        let may_join = self.joinable.as_ref().is_some_and(|joinable| joinable.finds(rows));
+        if self.root_known && !may_join {
+            match watched(&self.health, self.kept.write(&self.db, rows)).await {
+                Some(Written::All) => return Ok(vec![Outcome::Done; rows.len()]),
+                Some(Written::Failed(error)) => return Err(error.into()),
                 Some(Written::Otherwise) | None => {}
             }
         }
         self.kept.release();
         let root = (!self.root_known).then(|| (self.root, self.clock.wall()));
-        let result =
-            watched(&self.health, Box::pin(commit(&self.db, rows, root, None))).await.map_err(Error::from);
-        if result.is_ok() {
-            let made = |(rows, outcome): (&Rows, &Outcome)| {
-                matches!(rows, Rows::Insert { .. }) && *outcome == Outcome::Done
-            };
-            self.root_known |= rows.iter().zip(result.as_ref().into_iter().flatten()).any(made);
-        }
-        self.heal(result.as_ref().err());
-        result
+        let work = Box::pin(commit(&self.db, rows, self.joinable.as_ref(), root, None));
+        let outcomes = watched(&self.health, work).await?;
+        let made = |(rows, outcome): (&Rows, &Outcome)| {
+            matches!(rows, Rows::Insert { .. }) && *outcome == Outcome::Done
+        };
+        self.root_known |= rows.iter().zip(&outcomes).any(made);
+        Ok(outcomes)
     }
 
     /// A write that changes nothing but reaches the disk, and a read.
@@ -330,6 +345,9 @@ impl Writer {
     }
 }
 
+/// How often all others have a turn before what they write next is written: a turn where
+/// nobody has anything to do takes a microsecond or two.
+const TURNS: u32 = 8;
 /// Transactions smaller than this cost a server more than they gain.
 const SMALL: usize = 16;
 

@@ -7,6 +7,7 @@ mod databases;
 mod feed;
 mod group;
 mod list;
+mod merging;
 mod model;
 mod nodes;
 mod opening;
