@@ -166,6 +166,32 @@ async fn a_scheduled_start_is_kept_over_a_restart() {
 }
 
 #[tokio::test]
+async fn what_waits_is_joined_after_kill_9() {
+    if !on_what_lasts() {
+        return;
+    }
+    let application = Application::new().await;
+    let setup = Setup::new(application.address);
+    let mut server = Process::start(&setup).await;
+    let later = |route: &str| v1::StartRequest {
+        start_after: Some(seconds(3_600)),
+        merge_policy: v1::MergePolicy::JoinPending.into(),
+        ..start(route)
+    };
+    let waits = server.start(later("/waits")).await;
+    let cancelled = server.start(later("/cancelled")).await;
+    server.cancel(&cancelled.id).await.expect("cancelled");
+    for joined in 1..=2 {
+        server.kill().await;
+        server = Process::start(&setup).await;
+        let again = server.start(later("/waits")).await;
+        assert_eq!((again.id, again.merged_count), (waits.id.clone(), joined));
+    }
+    assert_ne!(server.start(later("/cancelled")).await.id, cancelled.id);
+    server.kill().await;
+}
+
+#[tokio::test]
 async fn a_shutdown_waits_for_what_is_under_way_and_starts_nothing_new() {
     if !on_what_lasts() {
         return;
