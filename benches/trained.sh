@@ -25,8 +25,7 @@ build() {
 
 rm -rf "$trained/counted"
 mkdir -p "$trained/counted"
-# What is counted does not depend on the linker's part, which takes longest.
-CARGO_PROFILE_RELEASE_LTO=off build "-Cprofile-generate=$trained/counted"
+build "-Cprofile-generate=$trained/counted"
 LLVM_PROFILE_FILE=$trained/counted/%p.profraw cargo run --release --locked --package backjob-bench \
   --bin backjob-soak -- --server "$trained/$host/release/backjob" \
   --seconds "$seconds" --every 10 --rate 400

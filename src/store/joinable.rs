@@ -16,7 +16,7 @@ use super::{
     write::{Outcome, Rows},
 };
 use futures_util::TryStreamExt as _;
-use hashbrown::{HashTable, hash_table::Entry};
+use hashbrown::HashTable;
 use sea_orm::{ConnectionTrait as _, DbErr, RuntimeErr, Value};
 use sqlx::{AssertSqlSafe, Row as _};
 
@@ -28,6 +28,9 @@ struct Job {
     id: Id,
     key: u64,
 }
+
+/// All of them.
+pub(super) const ALL: &str = r#"SELECT id, merge_key FROM "job" WHERE state < 4 AND merge_key IS NOT NULL"#;
 
 /// Room for so many is kept once there was need for it.
 const KEPT: usize = 1_024;
@@ -58,11 +61,10 @@ fn hash(id: Id) -> u64 {
 impl Joinable {
     /// Those in the tables.
     pub(super) async fn load(db: &Database) -> Result<Self, DbErr> {
-        const TEXT: &str = r#"SELECT id, merge_key FROM "job" WHERE state < 4 AND merge_key IS NOT NULL"#;
         let fails = |error: sqlx::Error| DbErr::Query(RuntimeErr::SqlxError(error.into()));
         let mut joinable = Self::default();
         let pool = db.connection().get_sqlite_connection_pool();
-        let mut rows = sqlx::raw_sql(AssertSqlSafe(db.place(TEXT.to_owned()))).fetch(pool);
+        let mut rows = sqlx::raw_sql(AssertSqlSafe(db.place(ALL.to_owned()))).fetch(pool);
         while let Some(row) = rows.try_next().await.map_err(fails)? {
             let (id, key) = (row.try_get(0).map_err(fails)?, row.try_get(1).map_err(fails)?);
             joinable.put(id, key);
@@ -71,16 +73,14 @@ impl Joinable {
     }
 
     fn put(&mut self, id: &[u8], key: &[u8]) {
+        self.remove(id); // what is known of a job of this id is of another time
         let Self { jobs, by_key, by_id, .. } = self;
         let (Ok(id), Some(key), Ok(place)) = (Id::try_from(id), part(key), u32::try_from(jobs.len())) else {
             return; // no row of ours
         };
-        let known = by_id.entry(hash(id), |at| jobs[*at as usize].id == id, |at| hash(jobs[*at as usize].id));
-        if let Entry::Vacant(free) = known {
-            free.insert(place);
-            by_key.insert_unique(key, place, |at| jobs[*at as usize].key);
-            jobs.push(Job { id, key });
-        }
+        by_id.insert_unique(hash(id), place, |at| hash(jobs[*at as usize].id));
+        by_key.insert_unique(key, place, |at| jobs[*at as usize].key);
+        jobs.push(Job { id, key });
     }
 
     fn remove(&mut self, id: &[u8]) {
@@ -156,11 +156,13 @@ impl Joinable {
         }));
     }
 
+    /// Whether something is to be looked up.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        !self.doubtful.is_empty()
+    }
+
     /// Looks up what is in doubt; where that fails it stays so.
     pub(super) async fn settle(&mut self, db: &Database) -> Result<(), DbErr> {
-        if self.doubtful.is_empty() {
-            return Ok(());
-        }
         let marks = vec!["?"; self.doubtful.len()].join(", ");
         let text =
             format!(r#"SELECT id, merge_key FROM "job" WHERE id IN ({marks}) AND merge_key IS NOT NULL"#);

@@ -248,7 +248,8 @@ impl Writer {
         if let Some(damage) = self.health.damage() {
             return Err(damage);
         }
-        if let Err(error) = self.ready().await {
+        let health = Arc::clone(&self.health);
+        if let Err(error) = watched(&health, self.ready()).await {
             self.heal(Some(&error));
             return Err(error);
         }
@@ -267,8 +268,11 @@ impl Writer {
     async fn ready(&mut self) -> Result<(), Error> {
         self.renew().await?;
         match &mut self.joinable {
-            Some(joinable) => joinable.settle(&self.reader.db).await.map_err(Error::from),
-            None => Ok(()),
+            Some(joinable) if joinable.is_in_doubt() => {
+                self.kept.release();
+                joinable.settle(&self.db).await.map_err(Error::from)
+            }
+            _ => Ok(()),
         }
     }
 

@@ -151,3 +151,14 @@ fn what_a_long_queue_took_is_given_back() {
     let left = (0..20_000).map(|n| one(n, true)).last().expect("some");
     assert!(long >= 20_000 && left < 4_000, "{long} {left}");
 }
+
+#[test]
+fn the_key_that_was_stored_last_counts() {
+    let mut joinable = Joinable::default();
+    for (n, key) in [(1, 1), (2, 2), (1, 3)] {
+        let write = rows(Write::Insert(Box::new(pending(n, key))));
+        joinable.follow([(&write, Outcome::Done)].into_iter());
+    }
+    let finds = |key| joinable.finds(&[rows(Write::Insert(Box::new(pending(9, key))))]);
+    assert_eq!([1, 2, 3].map(finds), [false, true, true]);
+}

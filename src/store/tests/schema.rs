@@ -6,7 +6,7 @@ use crate::store::entity::{
     attempt, job, job_label, job_request, job_text, node, node_commit, root_key, start_key,
 };
 use crate::store::list::statement;
-use crate::store::{List, commit, read};
+use crate::store::{List, commit, joinable, read};
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait as _, DbBackend, EntityName, EntityTrait, IdenStatic as _,
     Iterable as _, PrimaryKeyToColumn as _, Statement, sea_query::SelectStatement,
@@ -84,10 +84,31 @@ async fn entities_are_the_tables() {
 
 async fn plan(store: &Store, select: &SelectStatement) -> String {
     let mut statement = DbBackend::Sqlite.build(select);
-    statement.sql = format!("EXPLAIN QUERY PLAN {} LIMIT 50", statement.sql);
+    statement.sql.push_str(" LIMIT 50");
+    explained(store, statement).await
+}
+
+async fn explained(store: &Store, mut statement: Statement) -> String {
+    statement.sql = format!("EXPLAIN QUERY PLAN {}", statement.sql);
     let rows = store.reader().query_all_raw(statement).await.expect("explained");
     let detail = |row: &sea_orm::QueryResult| row.try_get::<String>("", "detail").expect("a text");
     rows.iter().map(detail).collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test]
+async fn what_may_be_joined_is_found_among_the_few_that_have_not_ended() {
+    on_each(async |store| {
+        if store.is_shared() {
+            return; // see plans.rs
+        }
+        let text = |sql: &str| Statement::from_string(DbBackend::Sqlite, sql);
+        let all = explained(&store, text(joinable::ALL)).await;
+        assert!(all.contains("USING INDEX job_live"), "{all}");
+        let keys = "SELECT merge_key, id FROM job WHERE merge_key IN (x'01', x'02') AND id IN (x'03', x'04')";
+        let some = explained(&store, text(keys)).await;
+        assert!(some.contains("SEARCH job USING PRIMARY KEY (id=?)"), "{some}");
+    })
+    .await;
 }
 
 #[tokio::test]
