@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The program built for what it does most (profile-guided optimisation): built once so
 # that it counts what runs, given the soak's mix of work for SECONDS (30), and built
-# again by what was counted. Makes target/trained/backjob, in the time of two to three
+# again by what was counted. Makes target/trained/backjob, in the time of three
 # release builds.
 #
 # Needs LLVM's tools of the same toolchain: rustup component add llvm-tools.

@@ -23,7 +23,6 @@ use sqlx::{
     Arguments as _, AssertSqlSafe, Executor as _, Sqlite, encode::Encode, pool::PoolConnection,
     sqlite::SqliteArguments, types::Type,
 };
-use std::collections::HashSet;
 
 /// Values that one statement binds, at most.
 const BOUND: usize = 32_000;
@@ -294,12 +293,6 @@ impl Batch {
             self.text.push_str(");");
         }
     }
-}
-
-/// Whether two of these Starts are identical.
-pub(super) fn has_twins(writes: &[Rows]) -> bool {
-    let mut keys = HashSet::with_capacity(writes.len());
-    writes.iter().filter_map(Rows::merge_key).any(|key| !keys.insert(key))
 }
 
 /// Whether all that is not in [`NEW`] is NULL.

@@ -1,6 +1,7 @@
 //! One transaction: one statement for a table, whatever the number of writes.
 
 use super::{
+    batch,
     database::{Database, Transaction},
     dialect::{self, statement},
     entity::{attempt, job, job_label, job_request, job_text, root_key, start_key},
@@ -19,45 +20,26 @@ use sea_orm::{
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Columns of `job` that an update writes, after `id` and `from_revision`.
-const CHANGED: [&str; 19] = [
-    "state",
-    "revision",
-    "attempt",
-    "owner",
-    "progress",
-    "done",
-    "total",
-    "unit",
-    "stage",
-    "scheduled_at",
-    "started_at",
-    "updated_at",
-    "changed_at",
-    "ended_at",
-    "give_up_at",
-    "cancel_requested",
-    "failure_reason",
-    "failure_message",
-    "failure_status",
-];
+/// Columns of `job` that an update writes, after `id` and `from_revision`: `merge_key`,
+/// the last of them, goes with a statement of its own.
+const CHANGED: &[&str] = batch::CHANGED.split_last().expect("columns").1;
 
 /// In the order of [`CHANGED`].
 fn changed(job: &job::Model) -> [Value; CHANGED.len()] {
     [
-        job.state.into(),
         job.revision.into(),
-        job.attempt.into(),
-        job.owner.clone().into(),
         job.progress.into(),
         job.done.into(),
         job.total.into(),
         job.unit.clone().into(),
         job.stage.clone().into(),
-        job.scheduled_at.into(),
-        job.started_at.into(),
         job.updated_at.into(),
         job.changed_at.into(),
+        job.state.into(),
+        job.attempt.into(),
+        job.owner.clone().into(),
+        job.scheduled_at.into(),
+        job.started_at.into(),
         job.ended_at.into(),
         job.give_up_at.into(),
         job.cancel_requested.into(),
@@ -358,7 +340,7 @@ pub(super) fn update_text(backend: DbBackend, rows: usize, first: &[Value]) -> S
         WHERE "job".id = v.id AND "job".revision = v.from_revision RETURNING "job".id"#,
         columns = CHANGED.join(", "),
         values = values.join(", "),
-        set = CHANGED.map(|column| format!("{column} = v.{column}")).join(", "),
+        set = CHANGED.iter().map(|column| format!("{column} = v.{column}")).collect::<Vec<_>>().join(", "),
     )
 }
 
@@ -383,7 +365,7 @@ async fn replace_locked(db: &Transaction, updates: &[(i64, &job::Model)]) -> Res
             rows.push((*job).clone());
         }
     }
-    let known = OnConflict::column(job::Column::Id).update_columns(CHANGED).to_owned();
+    let known = OnConflict::column(job::Column::Id).update_columns(CHANGED.iter().copied()).to_owned();
     insert::<job::ActiveModel, _>(db, rows, Some(known)).await?;
     Ok(won)
 }

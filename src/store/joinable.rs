@@ -10,10 +10,9 @@
 //! So one that is here and is not joinable any more does no harm.
 
 use super::{
-    batch::has_twins,
     database::Database,
     dialect::statement,
-    write::{Outcome, Rows},
+    write::{Outcome, Rows, has_twins},
 };
 use futures_util::TryStreamExt as _;
 use hashbrown::HashTable;

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::job::{Failure, JobId, Payload, Record, Revision, State};
 use crate::secret::{Keyring, RootId, seal};
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 /// A job that begins.
 #[derive(Debug, Clone)]
@@ -322,6 +322,12 @@ impl Rows {
         let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
         request + text.as_ref().map_or(0, |text| length(&text.text) + length(&text.result))
     }
+}
+
+/// Whether two of these Starts are identical.
+pub(super) fn has_twins(writes: &[Rows]) -> bool {
+    let mut keys = HashSet::with_capacity(writes.len());
+    writes.iter().filter_map(Rows::merge_key).any(|key| !keys.insert(key))
 }
 
 /// A running job has one owner, any other none.

@@ -570,6 +570,16 @@ pub fn start(route: &str) -> v1::StartRequest {
     v1::StartRequest { action: Some(action(route)), merge_policy, ..Default::default() }
 }
 
+/// Far in the future, so that nothing happens to it.
+pub fn later(route: &str) -> v1::StartRequest {
+    v1::StartRequest { start_after: Some(seconds(3_600)), ..start(route) }
+}
+
+/// The same; identical ones join it.
+pub fn later_merging(route: &str) -> v1::StartRequest {
+    v1::StartRequest { merge_policy: v1::MergePolicy::JoinPending.into(), ..later(route) }
+}
+
 pub fn seconds(seconds: i64) -> prost_types::Duration {
     prost_types::Duration { seconds, nanos: 0 }
 }

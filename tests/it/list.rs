@@ -18,11 +18,6 @@ async fn ids(server: &Server, filter: v1::JobFilter) -> Vec<String> {
     list(server, request).await.expect("a list").jobs.into_iter().map(|job| job.id).collect()
 }
 
-/// Far in the future, so that nothing happens to it.
-fn later(route: &str) -> v1::StartRequest {
-    v1::StartRequest { start_after: Some(seconds(3_600)), ..start(route) }
-}
-
 #[tokio::test]
 async fn an_unknown_job_is_not_found_and_never_started() {
     let (server, _application) = pair().await;

@@ -173,21 +173,16 @@ async fn what_waits_is_joined_after_kill_9() {
     let application = Application::new().await;
     let setup = Setup::new(application.address);
     let mut server = Process::start(&setup).await;
-    let later = |route: &str| v1::StartRequest {
-        start_after: Some(seconds(3_600)),
-        merge_policy: v1::MergePolicy::JoinPending.into(),
-        ..start(route)
-    };
-    let waits = server.start(later("/waits")).await;
-    let cancelled = server.start(later("/cancelled")).await;
+    let waits = server.start(later_merging("/waits")).await;
+    let cancelled = server.start(later_merging("/cancelled")).await;
     server.cancel(&cancelled.id).await.expect("cancelled");
     for joined in 1..=2 {
         server.kill().await;
         server = Process::start(&setup).await;
-        let again = server.start(later("/waits")).await;
+        let again = server.start(later_merging("/waits")).await;
         assert_eq!((again.id, again.merged_count), (waits.id.clone(), joined));
     }
-    assert_ne!(server.start(later("/cancelled")).await.id, cancelled.id);
+    assert_ne!(server.start(later_merging("/cancelled")).await.id, cancelled.id);
     server.kill().await;
 }
 

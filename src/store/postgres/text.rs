@@ -2,12 +2,12 @@
 
 use crate::store::{
     batch::{
-        ATTEMPT, BEGUN, CHANGED, KEY, LABEL, NEW, PROGRESS, REQUEST, TEXT, assign, has_twins, is_new, list,
-        overwrite, push,
+        ATTEMPT, BEGUN, CHANGED, KEY, LABEL, NEW, PROGRESS, REQUEST, TEXT, assign, is_new, list, overwrite,
+        push,
     },
     entity::{attempt, job, job_label, job_request, start_key},
     shared::Mark,
-    write::Rows,
+    write::{Rows, has_twins},
 };
 use sqlx::{
     Arguments as _, Postgres,

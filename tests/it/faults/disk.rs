@@ -25,12 +25,7 @@ async fn lives_through(
     let mut hit = application.hit().await;
     server.report(&hit.token(), progress(10)).await.expect("taken");
     let waiting = server.start(start("/waiting")).await;
-    let later = |route| v1::StartRequest {
-        start_after: Some(seconds(3_600)),
-        merge_policy: v1::MergePolicy::JoinPending.into(),
-        ..start(route)
-    };
-    let cancelled = server.start(later("/cancelled")).await;
+    let cancelled = server.start(later_merging("/cancelled")).await;
     let mut frames = server.watch_one(&running.id).await;
     frames.synced().await;
     assert!(serving(&server).await);
@@ -45,7 +40,7 @@ async fn lives_through(
     until_serving(&server, false).await;
     unavailable(&server.cancel(&cancelled.id).await.expect_err("refused"));
     for route in ["/cancelled", "/never"] {
-        unavailable(&server.start_raw(later(route)).await.expect_err("refused"));
+        unavailable(&server.start_raw(later_merging(route)).await.expect_err("refused"));
     }
     // Progress goes on in memory, and is seen.
     server.report(&hit.token(), progress(50)).await.expect("taken");
@@ -83,10 +78,10 @@ async fn lives_through(
     assert_eq!(server.end(&waiting.id).await.state(), JobState::Succeeded);
     taken.push(server.start(start("/after")).await.id);
     // Identical ones join what is stored, and not what was refused.
-    let again = server.start_raw(later("/cancelled")).await.expect("started");
+    let again = server.start_raw(later_merging("/cancelled")).await.expect("started");
     assert!(again.merged && again.job.expect("a job").id == cancelled.id);
-    let first = server.start_raw(later("/never")).await.expect("started");
-    let second = server.start_raw(later("/never")).await.expect("started");
+    let first = server.start_raw(later_merging("/never")).await.expect("started");
+    let second = server.start_raw(later_merging("/never")).await.expect("started");
     assert_eq!((first.merged, second.merged), (false, true));
     assert_eq!(first.job.map(|job| job.id), second.job.map(|job| job.id));
     server.cancel(&cancelled.id).await.expect("cancelled");
