@@ -121,12 +121,13 @@ impl Writer {
                     break;
                 }
             }
-            told.tell();
             // Who was just told may have more to write: let it join the next
             // transaction instead of the one after. What follows a single write, the
             // claim after a Start, is written at once, and so is as much as was written.
             let mut turns = if self.answered > 1 { TURNS } else { 0 };
-            while turns > 0 && self.queue.len() + taken.len() < self.answered {
+            let enough = self.answered.div_ceil(if told.in_parts { 2 } else { 1 });
+            told.tell_in_turns().await;
+            while turns > 0 && self.queue.len() + taken.len() < enough {
                 tokio::task::yield_now().await;
                 turns -= 1;
             }
@@ -218,7 +219,8 @@ impl Writer {
                 let starts = rows.iter().map(|rows| matches!(rows, Rows::Insert { .. }));
                 let told = to.into_iter().zip(outcomes).zip(starts);
                 let (first, then): (Vec<_>, Vec<_>) = told.partition(|(_, starts)| *starts);
-                Told(first.into_iter().chain(then).map(|((to, outcome), _)| (to, Ok(outcome))).collect())
+                let told = first.into_iter().chain(then).map(|((to, outcome), _)| (to, Ok(outcome)));
+                Told { results: told.collect(), in_parts: self.mark.is_none() && mostly_answers(&rows) }
             }
             Err(Error::Refused(_)) if rows.len() > 1 => {
                 for (rows, to) in rows.chunks_mut(1).zip(to) {
@@ -228,7 +230,10 @@ impl Writer {
                 }
                 Told::default()
             }
-            Err(error) => Told(to.into_iter().map(|to| (to, Err(error.clone()))).collect()),
+            Err(error) => {
+                let told = to.into_iter().map(|to| (to, Err(error.clone())));
+                Told { results: told.collect(), in_parts: false }
+            }
         }
     }
 
@@ -352,7 +357,8 @@ impl Writer {
 /// How often all others have a turn before what they write next is written: a turn where
 /// nobody has anything to do takes a microsecond or two.
 const TURNS: u32 = 8;
-/// Transactions smaller than this cost a server more than they gain.
+/// Transactions, and parts of one that are told by themselves, that are smaller than this
+/// cost more than they gain.
 const SMALL: usize = 16;
 
 /// How many of those who write, the ones that were just answered among them, are taken
@@ -362,13 +368,39 @@ fn half(writing: usize) -> usize {
     writing.div_ceil(2).max(SMALL)
 }
 
+/// Whether nearly all that follows these is an answer to a caller: they are Starts of
+/// jobs that wait. Jobs that begin or end send and free more than that, and telling of
+/// them apart costs more than it gains.
+fn mostly_answers(rows: &[Rows]) -> bool {
+    let waits = rows.iter().filter(|rows| matches!(rows, Rows::Insert { attempt: None, .. })).count();
+    waits >= SMALL && waits * 4 >= rows.len() * 3
+}
+
+/// Answers that are told in parts are told in so many.
+const PARTS: usize = 3;
+
 /// What came of writes, still to be told to those who handed them in.
 #[derive(Default)]
-struct Told(Vec<((JobId, Done), Result<Outcome, Error>)>);
+struct Told {
+    results: Vec<((JobId, Done), Result<Outcome, Error>)>,
+    /// Whether those who were told first go on before the rest is told: callers work on
+    /// their answers, and come again, while the others' are still being made.
+    in_parts: bool,
+}
 
 impl Told {
     fn tell(self) {
-        self.0.into_iter().for_each(|(to, result)| tell(to, result));
+        self.results.into_iter().for_each(|(to, result)| tell(to, result));
+    }
+
+    async fn tell_in_turns(self) {
+        let part = if self.in_parts { self.results.len().div_ceil(PARTS) } else { usize::MAX };
+        for (place, (to, result)) in self.results.into_iter().enumerate() {
+            if place > 0 && place % part == 0 {
+                tokio::task::yield_now().await;
+            }
+            tell(to, result);
+        }
     }
 }
 
