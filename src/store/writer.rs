@@ -123,7 +123,8 @@ impl Writer {
             }
             // Who was just told may have more to write: let it join the next
             // transaction instead of the one after. What follows a single write, the
-            // claim after a Start, is written at once, and so is as much as was written.
+            // claim after a Start, is written at once, and so is as much as was written;
+            // half as much where callers came again while others were still told.
             let mut turns = if self.answered > 1 { TURNS } else { 0 };
             let enough = self.answered.div_ceil(if told.in_parts { 2 } else { 1 });
             told.tell_in_turns().await;
@@ -357,8 +358,8 @@ impl Writer {
 /// How often all others have a turn before what they write next is written: a turn where
 /// nobody has anything to do takes a microsecond or two.
 const TURNS: u32 = 8;
-/// Transactions, and parts of one that are told by themselves, that are smaller than this
-/// cost more than they gain.
+/// A transaction smaller than this costs a server more than it gains, and is not told in
+/// parts either.
 const SMALL: usize = 16;
 
 /// How many of those who write, the ones that were just answered among them, are taken
