@@ -221,6 +221,7 @@ impl Writer {
                 let told = to.into_iter().zip(outcomes).zip(starts);
                 let (first, then): (Vec<_>, Vec<_>) = told.partition(|(_, starts)| *starts);
                 let told = first.into_iter().chain(then).map(|((to, outcome), _)| (to, Ok(outcome)));
+                // Measured on SQLite alone.
                 Told { results: told.collect(), in_parts: self.mark.is_none() && mostly_answers(&rows) }
             }
             Err(Error::Refused(_)) if rows.len() > 1 => {
@@ -232,8 +233,8 @@ impl Writer {
                 Told::default()
             }
             Err(error) => {
-                let told = to.into_iter().map(|to| (to, Err(error.clone())));
-                Told { results: told.collect(), in_parts: false }
+                let results = to.into_iter().map(|to| (to, Err(error.clone()))).collect();
+                Told { results, ..Told::default() }
             }
         }
     }
