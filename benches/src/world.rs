@@ -7,7 +7,7 @@ use crate::{
     filled,
     options::Options,
     proc::Memory,
-    role::{Places, action, client::Question},
+    role::{Places, action, client::Question, echo},
     sample::Sample,
     service::{self, Service},
 };
@@ -25,6 +25,8 @@ pub struct World {
     action: Child,
     client: Child,
     pub echo: Child,
+    /// Of the application.
+    application: u32,
     folder: TempDir,
 }
 
@@ -55,13 +57,32 @@ impl World {
         action.ask::<u64>(&action::Question::Trust { keys }).await?;
         let (echo, port) = Child::start::<u16>("echo", options.threads).await?;
         let (mut client, ()) = Child::start("client", 1).await?;
+        let application = ports["http"];
         let mut places = ports;
         places.insert("service".into(), service.port.into());
         places.insert("echo".into(), port.into());
         let pids = [("service", service.id()), ("action", action.id()), ("echo", echo.id())];
         let pids = pids.map(|(name, pid)| (name.to_owned(), pid)).into();
         client.ask::<()>(&Question::know(places, pids, options)).await?;
-        Ok(Self { options: options.clone(), service, program, settings, action, client, echo, folder })
+        Ok(Self {
+            options: options.clone(),
+            service,
+            program,
+            settings,
+            action,
+            client,
+            echo,
+            application,
+            folder,
+        })
+    }
+
+    /// Lets the raw server store jobs, with the rows of the service's last one, and call the
+    /// application.
+    pub async fn store_raw(&mut self) -> Result<(), Fault> {
+        let (file, like) = (self.folder().join("raw.db"), self.folder().join("backjob.db"));
+        let application = u16::try_from(self.application)?;
+        self.echo.ask(&echo::Question::Store { file, like, application }).await
     }
 
     /// Another node on the same database, with these settings besides those of the first;

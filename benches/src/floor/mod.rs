@@ -2,6 +2,8 @@
 //! it, and the same disk.
 
 pub mod disk;
+pub mod group;
+pub mod job;
 
 use bytes::Bytes;
 

@@ -1,6 +1,6 @@
 //! Whole jobs with everything on: Start, signed trigger, five reports, the end.
 
-use super::{echo_of, split};
+use super::split;
 use crate::{
     fault::Fault,
     options::Options,
@@ -10,12 +10,16 @@ use crate::{
 };
 
 const LAYOUT: &str = "4 connections, reports on one, signatures checked; latency from Start to the end of the \
-                      action; raw POST and echo 64 in flight, commits one at a time";
+                      action; raw POST and echo 64 in flight, commits one at a time; raw job: the same messages and \
+                      rows, nothing checked, signed, sealed or kept";
 
 pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
     let mut world = World::new(options, &[]).await?;
-    let echo = echo_of(&mut world, Call::Start).await?;
+    let sizes = world.ask(&Question::Sizes { call: Call::Start }).await?;
     let (folder, seconds) = (world.folder(), options.seconds);
+    // Of a job that has ended the raw server knows all rows.
+    world.ask::<()>(&Question::Finish { kind: Kind::Stream, count: 1 }).await?;
+    world.store_raw().await?;
     let kinds = [
         ("5 unary reports", Kind::Unary, Some(150.0)),
         ("5 streamed reports", Kind::Stream, Some(60.0)),
@@ -33,15 +37,17 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
         };
         let sides = [
             load(Call::Post, 64, 1),
-            load(echo, 4, 16),
+            load(Call::Echo(sizes), 4, 16),
             Question::Commits { folder: folder.clone(), seconds: seconds / 4.0 },
+            Question::RawJobs { kind, sizes, seconds: seconds / 2.0 },
             Question::Jobs { kind, alone: false, seconds },
         ];
-        let [post, raw, commits, ours] = split(world.interleave(&sides).await?)?;
+        let [post, raw, commits, jobs, ours] = split(world.interleave(&sides).await?)?;
         let step = Step::new("end-to-end", name, &layout, options, ours)
             .floor("raw POST", post)
             .floor("raw echo of a Start", raw)
             .floor("single-row commits", commits)
+            .floor("raw job", jobs)
             .held(world.held()?);
         steps.push(match cpu {
             Some(cpu) => step.goal("CPU of the service a job", &[Most("cpu service", cpu, "µs")]),

@@ -20,7 +20,6 @@ use crate::{
     step::Step,
     world::World,
 };
-use serde::Deserialize;
 
 /// What to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -107,16 +106,9 @@ impl Mode {
     }
 }
 
-#[derive(Deserialize)]
-struct Sizes {
-    request: usize,
-    answer: usize,
-}
-
 /// An echo with messages of the same size as those of `call`.
 async fn echo_of(world: &mut World, call: Call) -> Result<Call, Fault> {
-    let Sizes { request, answer } = world.ask(&Question::Sizes { call }).await?;
-    Ok(Call::Echo { request, answer })
+    Ok(Call::Echo(world.ask(&Question::Sizes { call }).await?))
 }
 
 /// As many lists of windows as there were sides.

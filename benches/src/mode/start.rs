@@ -1,6 +1,6 @@
 //! Start of jobs that wait for an hour: nothing but the Start is measured.
 
-use super::{echo_of, split};
+use super::split;
 use crate::{
     fault::Fault,
     options::Options,
@@ -14,22 +14,26 @@ use crate::{
 
 pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
     let mut world = World::new(options, &[]).await?;
-    let echo = echo_of(&mut world, Call::Start).await?;
+    let sizes = world.ask(&Question::Sizes { call: Call::Start }).await?;
+    world.store_raw().await?;
     let seconds = options.seconds;
     let mut steps = Vec::new();
     for (name, connections, in_flight) in [("64 in flight on 4 connections", 4, 16), ("alone", 1, 1)] {
         let load = |call| Question::Load { call, connections, in_flight, seconds };
         let folder = world.folder();
         let sides = [
-            load(echo),
+            load(Call::Echo(sizes)),
+            load(Call::Store(sizes)),
             Question::Commits { folder: folder.clone(), seconds: seconds / 2.0 },
             Question::Syncs { folder, seconds: seconds / 4.0 },
             load(Call::Start),
         ];
-        let [raw, commits, syncs, ours] = split(world.interleave(&sides).await?)?;
-        let layout = "echo: same layout and sizes; disk: one at a time";
+        let [raw, group, commits, syncs, ours] = split(world.interleave(&sides).await?)?;
+        let layout = "echo: same layout and sizes; group commit: the same and the same rows; \
+                      disk: one at a time";
         let step = Step::new("start", name, layout, options, ours)
             .floor("raw echo", raw)
+            .floor("raw group commit", group)
             .floor("single-row commits", commits)
             .floor("fdatasync of 4 KiB", syncs)
             .held(world.held()?);

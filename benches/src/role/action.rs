@@ -9,12 +9,14 @@
 //! | `/reporter?TAG` | five reports and a finish with `backjob::worker::Reporter`; then 200 |
 //! | `/hold?TAG` or with the tag in a header | answers 202: the client reports in its stead |
 //! | `/raw` | reads the body and answers 200, for the floor of HTTP |
+//! | `/raw/none?TAG` and so on | as without `/raw`, for a job of the raw server |
 
 use super::Places;
 use crate::{
     child::{self, Questions},
     clock,
     fault::{Fault, fault},
+    floor::{Blob, filler, job::SERVER, wire::raw_client::RawClient},
     tasks::spawn,
 };
 use backjob::{
@@ -27,6 +29,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use std::sync::{
     Arc, OnceLock,
@@ -63,6 +66,8 @@ struct Application {
     /// To the service, for all reports.
     channel: OnceLock<Channel>,
     accepted: AtomicU64,
+    /// To the raw server.
+    raw: OnceLock<Channel>,
     /// Lines for the client.
     events: Mutex<Option<mpsc::Sender<String>>>,
 }
@@ -154,6 +159,12 @@ async fn handle(
     if route == "/raw" {
         return say(StatusCode::OK, "");
     }
+    if let Some(kind) = route.strip_prefix("/raw/") {
+        raw(&application, kind, &parts.headers).await?;
+        let tag = parts.uri.query().unwrap_or_default();
+        application.tell(format!("{tag} {entered} {}\n", clock::now())).await;
+        return say(StatusCode::OK, "");
+    }
     let verifier = application.verifier.get().ok_or("no key yet")?;
     if let Err(error) = verifier.verify_parts(&parts, &body) {
         return say(StatusCode::UNAUTHORIZED, &error.to_string());
@@ -191,13 +202,17 @@ impl Application {
 
     /// Of one connection, for the reports of every job.
     fn worker(&self, headers: &HeaderMap) -> Result<JobWorkerClient<Channel>, Fault> {
-        let url = header(headers, "backjob-report-url")?;
-        if let Some(channel) = self.channel.get() {
-            return Ok(JobWorkerClient::new(channel.clone()));
-        }
-        let channel = Endpoint::from_shared(url.to_owned())?.connect_lazy();
-        Ok(JobWorkerClient::new(self.channel.get_or_init(|| channel).clone()))
+        Ok(JobWorkerClient::new(shared(&self.channel, header(headers, "backjob-report-url")?)?))
     }
+}
+
+/// The one connection to this server.
+fn shared(channel: &OnceLock<Channel>, url: &str) -> Result<Channel, Fault> {
+    if let Some(channel) = channel.get() {
+        return Ok(channel.clone());
+    }
+    let new = Endpoint::from_shared(url.to_owned())?.connect_lazy();
+    Ok(channel.get_or_init(|| new).clone())
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, Fault> {
@@ -242,6 +257,28 @@ async fn stream(application: &Application, headers: &HeaderMap) -> Result<(), Fa
         5 => Ok(()),
         acked => Err(fault(format!("{acked} of {REPORTS} reports were acknowledged"))),
     }
+}
+
+/// Messages of the size of reports, and as many.
+async fn raw(application: &Application, kind: &str, headers: &HeaderMap) -> Result<(), Fault> {
+    let mut raw = RawClient::new(shared(&application.raw, header(headers, SERVER)?)?);
+    let report = |number| {
+        let size = report(number).encoded_len();
+        Blob { answer: size as u32, sent: 0, data: filler(size) }
+    };
+    match kind {
+        "none" => {}
+        "unary" => {
+            for number in 1..=REPORTS {
+                raw.echo(report(number)).await?;
+            }
+        }
+        _ => {
+            let mut answers = raw.sink(tokio_stream::iter((1..=REPORTS).map(report))).await?.into_inner();
+            while answers.message().await?.is_some() {}
+        }
+    }
+    Ok(())
 }
 
 async fn reporter(headers: &HeaderMap) -> Result<(), Fault> {

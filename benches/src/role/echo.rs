@@ -1,19 +1,24 @@
-//! The raw tonic server: an echo, a map, a sink for streams, and a fan-out that knows
-//! nothing but its subscribers.
+//! The raw tonic server: an echo, one that is durable, jobs that are nothing but that and
+//! a call, a map, a sink for streams, and a fan-out that knows nothing but its subscribers.
 
+use super::client::KIND;
 use crate::{
     child::{self, Questions},
     fault::Fault,
     floor::{
         Blob, filler,
+        group::Group,
+        job::Jobs,
         wire::raw_server::{Raw, RawServer},
     },
     tasks::spawn,
 };
+use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
+    path::PathBuf,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
@@ -27,6 +32,14 @@ type Blobs = Pin<Box<dyn Stream<Item = Result<Blob, Status>> + Send>>;
 /// What was published may wait for a subscriber in this number.
 const QUEUE: usize = 8;
 
+/// What the raw server is told to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Question {
+    /// To store jobs in a database of its own at `file`, as the service does in the one at
+    /// `like`, and to call the application at this port.
+    Store { file: PathBuf, like: PathBuf, application: u16 },
+}
+
 type Subscriber = mpsc::Sender<Result<Blob, Status>>;
 
 #[derive(Clone, Default)]
@@ -36,6 +49,13 @@ struct Service(Arc<Shared>);
 struct Shared {
     subscribers: Mutex<Vec<Subscriber>>,
     kept: Mutex<HashMap<u128, Box<[u8]>>>,
+    jobs: OnceLock<Jobs>,
+}
+
+impl Shared {
+    fn jobs(&self) -> Result<&Jobs, Status> {
+        self.jobs.get().ok_or_else(|| Status::failed_precondition("no database"))
+    }
 }
 
 #[tonic::async_trait]
@@ -43,6 +63,30 @@ impl Raw for Service {
     async fn echo(&self, request: Request<Blob>) -> Result<Response<Blob>, Status> {
         let Blob { answer, sent, .. } = request.into_inner();
         Ok(Response::new(Blob { answer: 0, sent, data: filler(answer as usize) }))
+    }
+
+    /// Echoes when the rows of a job are durable.
+    async fn store(&self, request: Request<Blob>) -> Result<Response<Blob>, Status> {
+        self.0.jobs()?.group.start().await.map_err(Status::internal)?;
+        self.echo(request).await
+    }
+
+    /// The same, and then runs the job; `sent` is its tag.
+    async fn run(&self, request: Request<Blob>) -> Result<Response<Blob>, Status> {
+        let job = self.0.jobs()?.group.start().await.map_err(Status::internal)?;
+        let kind = request.metadata().get(KIND).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let Blob { sent, data, .. } = request.get_ref();
+        let (shared, path, data) = (Arc::clone(&self.0), format!("/raw/{kind}?{sent}"), data.clone());
+        spawn(async move {
+            let ran = match shared.jobs() {
+                Ok(jobs) => jobs.run(job, &path, data).await,
+                Err(status) => Err(status.into()),
+            };
+            if let Err(error) = ran {
+                eprintln!("raw job: {error}");
+            }
+        });
+        self.echo(request).await
     }
 
     /// Keeps a copy of each message under a number of its own, as many as are asked for.
@@ -103,9 +147,16 @@ pub async fn run() -> Result<(), Fault> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let port = listener.local_addr()?.port();
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let server = Server::builder().add_service(RawServer::new(Service::default()));
+    let service = Service::default();
+    let server = Server::builder().add_service(RawServer::new(service.clone()));
     spawn(server.serve_with_incoming(incoming));
     child::answer(&Ok(port))?;
-    while Questions::new().next::<()>().await?.is_some() {}
+    let mut questions = Questions::new();
+    while let Some(Question::Store { file, like, application }) = questions.next().await? {
+        let jobs = Group::open(&file, &like).and_then(|group| Jobs::new(group, application, port));
+        child::answer(
+            &jobs.and_then(|jobs| service.0.jobs.set(jobs).map_err(|_| "a database already".into())),
+        )?;
+    }
     Ok(())
 }

@@ -48,7 +48,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn route(self) -> &'static str {
+    /// Of the application.
+    pub(super) fn route(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Unary => "unary",

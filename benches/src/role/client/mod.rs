@@ -9,13 +9,15 @@ mod gearman;
 mod inserts;
 mod jobs;
 mod load;
+mod raw;
 mod stream;
 mod unary;
 mod watch;
 
 pub use fan::Fan;
 pub use jobs::Kind;
-pub use unary::{Call, Of};
+pub use raw::KIND;
+pub use unary::{Call, Of, Sizes};
 
 use super::Places;
 use crate::{
@@ -85,6 +87,8 @@ pub enum Question {
     /// Jobs from their Start to their end, as many outstanding as is known, or one after
     /// the other.
     Jobs { kind: Kind, alone: bool, seconds: f64 },
+    /// Jobs of the raw server, as many outstanding, with messages of these sizes.
+    RawJobs { kind: Kind, sizes: Sizes, seconds: f64 },
     /// So many jobs to their end, unmeasured.
     Finish { kind: Kind, count: usize },
     /// Jobs of gearmand, as Jobs.
@@ -207,6 +211,7 @@ impl Client {
                 self.load(call, connections, in_flight, seconds).await?
             }
             Question::Jobs { kind, alone, seconds } => self.jobs(kind, alone, seconds).await?,
+            Question::RawJobs { kind, sizes, seconds } => self.raw_jobs(kind, sizes, seconds).await?,
             Question::Finish { kind, count } => return self.finish(kind, count).await,
             Question::Gearman { reports, alone, seconds } => self.gearman(reports, alone, seconds).await?,
             Question::Stream { side, seconds } => self.stream(side, seconds).await?,

@@ -25,7 +25,9 @@ use tonic::transport::Channel;
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub enum Call {
     /// The raw server, with messages of these sizes.
-    Echo { request: usize, answer: usize },
+    Echo(Sizes),
+    /// The same, answered when the rows of a job are durable.
+    Store(Sizes),
     /// GetStatus.
     Status(Of),
     /// Start of a job that waits for an hour, so that nothing but the Start is
@@ -60,12 +62,14 @@ struct Echo {
     raw: RawClient<Channel>,
     answer: usize,
     data: Bytes,
+    durable: bool,
 }
 
 impl Caller for Echo {
     async fn call(&mut self) -> Result<Option<u64>, Fault> {
         let request = Blob { answer: u32::try_from(self.answer)?, sent: 0, data: self.data.clone() };
-        let got = self.raw.echo(request).await?.into_inner().data.len();
+        let echo = if self.durable { self.raw.store(request).await } else { self.raw.echo(request).await };
+        let got = echo?.into_inner().data.len();
         if got == self.answer { Ok(None) } else { Err(fault("the echo is not as asked for")) }
     }
 }
@@ -161,7 +165,8 @@ impl Client {
         in_flight: usize,
         seconds: f64,
     ) -> Result<Sample, Fault> {
-        let side = if matches!(call, Call::Echo { .. }) { Side::Raw } else { Side::Backjob };
+        let raw = matches!(call, Call::Echo(_) | Call::Store(_));
+        let side = if raw { Side::Raw } else { Side::Backjob };
         let mut channels = Vec::new();
         for _ in 0..connections {
             let channel = self.connect(side).await?;
@@ -169,10 +174,12 @@ impl Client {
         }
         let channels = channels.into_iter().enumerate();
         match call {
-            Call::Echo { request, answer } => {
+            Call::Echo(Sizes { request, answer }) | Call::Store(Sizes { request, answer }) => {
                 // Five bytes and what the fields before it take.
                 let data = filler(request.saturating_sub(6));
-                let caller = |(_, channel)| Echo { raw: RawClient::new(channel), answer, data: data.clone() };
+                let durable = matches!(call, Call::Store(_));
+                let caller =
+                    |(_, channel)| Echo { raw: RawClient::new(channel), answer, data: data.clone(), durable };
                 self.closed(channels.map(caller).collect(), seconds).await
             }
             Call::Status(of) => {
@@ -249,7 +256,7 @@ impl Client {
                 let answer = JobWorkerClient::new(channel).report(request).await?.into_inner();
                 Ok(Sizes { request: size, answer: answer.encoded_len() })
             }
-            Call::Echo { request, answer } => Ok(Sizes { request, answer }),
+            Call::Echo(sizes) | Call::Store(sizes) => Ok(sizes),
             Call::Post => Ok(Sizes { request: self.payload.len(), answer: 0 }),
         }
     }
