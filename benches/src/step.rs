@@ -75,6 +75,12 @@ impl Step {
         self
     }
 
+    /// With several.
+    #[must_use]
+    pub fn floors(self, floors: Vec<(&str, Vec<Sample>)>) -> Self {
+        floors.into_iter().fold(self, |step, (name, windows)| step.floor(name, windows))
+    }
+
     /// Ours by a floor's, the median of the ratios of windows that were side by side.
     pub fn ratio(&self, figure: &str, floor: &str, floors: &str) -> f64 {
         let Some(floor) = self.floors.iter().find(|side| side.name == floor) else { return f64::NAN };

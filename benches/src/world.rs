@@ -78,11 +78,15 @@ impl World {
     }
 
     /// Lets the raw server store jobs, with the rows of the service's last one, and call the
-    /// application.
-    pub async fn store_raw(&mut self) -> Result<(), Fault> {
+    /// application; not where the service has its database elsewhere.
+    pub async fn store_raw(&mut self) -> Result<bool, Fault> {
         let (file, like) = (self.folder().join("raw.db"), self.folder().join("backjob.db"));
+        if !like.exists() {
+            return Ok(false);
+        }
         let application = u16::try_from(self.application)?;
-        self.echo.ask(&echo::Question::Store { file, like, application }).await
+        self.echo.ask::<()>(&echo::Question::Store { file, like, application }).await?;
+        Ok(true)
     }
 
     /// Another node on the same database, with these settings besides those of the first;

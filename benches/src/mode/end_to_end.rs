@@ -1,6 +1,6 @@
 //! Whole jobs with everything on: Start, signed trigger, five reports, the end.
 
-use super::split;
+use super::beside;
 use crate::{
     fault::Fault,
     options::Options,
@@ -19,7 +19,7 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
     let (folder, seconds) = (world.folder(), options.seconds);
     // Of a job that has ended the raw server knows all rows.
     world.ask::<()>(&Question::Finish { kind: Kind::Stream, count: 1 }).await?;
-    world.store_raw().await?;
+    let stores = world.store_raw().await?;
     let kinds = [
         ("5 unary reports", Kind::Unary, Some(150.0)),
         ("5 streamed reports", Kind::Stream, Some(60.0)),
@@ -35,20 +35,18 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
             in_flight,
             seconds: seconds / 2.0,
         };
-        let sides = [
-            load(Call::Post, 64, 1),
-            load(Call::Echo(sizes), 4, 16),
-            Question::Commits { folder: folder.clone(), seconds: seconds / 4.0 },
-            Question::RawJobs { kind, sizes, seconds: seconds / 2.0 },
-            Question::Jobs { kind, alone: false, seconds },
+        let commits = Question::Commits { folder: folder.clone(), seconds: seconds / 4.0 };
+        let mut floors = vec![
+            ("raw POST", load(Call::Post, 64, 1)),
+            ("raw echo of a Start", load(Call::Echo(sizes), 4, 16)),
+            ("single-row commits", commits),
         ];
-        let [post, raw, commits, jobs, ours] = split(world.interleave(&sides).await?)?;
-        let step = Step::new("end-to-end", name, &layout, options, ours)
-            .floor("raw POST", post)
-            .floor("raw echo of a Start", raw)
-            .floor("single-row commits", commits)
-            .floor("raw job", jobs)
-            .held(world.held()?);
+        if stores {
+            floors.push(("raw job", Question::RawJobs { kind, sizes, seconds: seconds / 2.0 }));
+        }
+        let ours = Question::Jobs { kind, alone: false, seconds };
+        let (ours, floors) = beside(&mut world, floors, ours).await?;
+        let step = Step::new("end-to-end", name, &layout, options, ours).floors(floors).held(world.held()?);
         steps.push(match cpu {
             Some(cpu) => step.goal("CPU of the service a job", &[Most("cpu service", cpu, "µs")]),
             None => step,

@@ -17,6 +17,7 @@ use crate::{
     fault::Fault,
     options::Options,
     role::client::{Call, Question},
+    sample::Sample,
     step::Step,
     world::World,
 };
@@ -109,6 +110,19 @@ impl Mode {
 /// An echo with messages of the same size as those of `call`.
 async fn echo_of(world: &mut World, call: Call) -> Result<Call, Fault> {
     Ok(Call::Echo(world.ask(&Question::Sizes { call }).await?))
+}
+
+/// Measures ours and the floors in turn: the windows of ours, and of each floor.
+async fn beside(
+    world: &mut World,
+    floors: Vec<(&'static str, Question)>,
+    ours: Question,
+) -> Result<(Vec<Sample>, Vec<(&'static str, Vec<Sample>)>), Fault> {
+    let (names, mut sides): (Vec<_>, Vec<_>) = floors.into_iter().unzip();
+    sides.push(ours);
+    let mut windows = world.interleave(&sides).await?;
+    let ours = windows.pop().unwrap_or_default();
+    Ok((ours, names.into_iter().zip(windows).collect()))
 }
 
 /// As many lists of windows as there were sides.

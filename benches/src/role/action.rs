@@ -273,6 +273,7 @@ async fn raw(application: &Application, kind: &str, headers: &HeaderMap) -> Resu
                 raw.echo(report(number)).await?;
             }
         }
+        // On one stream, as a Reporter does it too.
         _ => {
             let mut answers = raw.sink(tokio_stream::iter((1..=REPORTS).map(report))).await?.into_inner();
             while answers.message().await?.is_some() {}

@@ -50,6 +50,8 @@ struct Shared {
     subscribers: Mutex<Vec<Subscriber>>,
     kept: Mutex<HashMap<u128, Box<[u8]>>>,
     jobs: OnceLock<Jobs>,
+    /// Why a job did not end.
+    failed: OnceLock<String>,
 }
 
 impl Shared {
@@ -71,8 +73,11 @@ impl Raw for Service {
         self.echo(request).await
     }
 
-    /// The same, and then runs the job; `sent` is its tag.
+    /// The same, and then runs the job; `sent` is its tag. Fails if an earlier one did.
     async fn run(&self, request: Request<Blob>) -> Result<Response<Blob>, Status> {
+        if let Some(failed) = self.0.failed.get() {
+            return Err(Status::internal(failed));
+        }
         let job = self.0.jobs()?.group.start().await.map_err(Status::internal)?;
         let kind = request.metadata().get(KIND).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let Blob { sent, data, .. } = request.get_ref();
@@ -83,7 +88,8 @@ impl Raw for Service {
                 Err(status) => Err(status.into()),
             };
             if let Err(error) = ran {
-                eprintln!("raw job: {error}");
+                // The first tells enough.
+                let _ = shared.failed.set(error.to_string());
             }
         });
         self.echo(request).await
