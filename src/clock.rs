@@ -6,7 +6,7 @@ use std::{
     ops::RangeInclusive,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -20,12 +20,16 @@ pub trait Clock: Send + Sync + 'static {
     /// Fills `bytes` with random ones, good enough for keys.
     fn random(&self, bytes: &mut [u8]);
 
-    /// The moment, as the machine sees it.
-    fn now(&self) -> Now {
+    /// 0 to 1, at random, but good for no key.
+    fn chance(&self) -> f64 {
         let mut bytes = [0; 4];
         self.random(&mut bytes);
-        let chance = f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX);
-        Now { wall: self.wall(), mono: self.mono(), chance }
+        f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
+    }
+
+    /// The moment, as the machine sees it.
+    fn now(&self) -> Now {
+        Now { wall: self.wall(), mono: self.mono(), chance: self.chance() }
     }
 
     /// An id for a job that begins now.
@@ -48,6 +52,8 @@ pub struct SystemClock {
     began: Instant,
     ids: Mutex<Ids>,
     random: Mutex<Random>,
+    /// Where the generator of chance stands.
+    chance: AtomicU64,
 }
 
 /// Random bytes of the system, fetched in larger pieces: asking for each few would
@@ -123,7 +129,11 @@ impl SystemClock {
     /// Its `mono` begins now.
     #[expect(clippy::disallowed_methods, reason = "this is where clocks are read")]
     pub fn new() -> Self {
-        Self { began: Instant::now(), ids: Mutex::default(), random: Mutex::default() }
+        let mut random = Random::default();
+        let mut seed = [0; 8];
+        random.take(&mut seed);
+        let chance = AtomicU64::new(u64::from_le_bytes(seed));
+        Self { began: Instant::now(), ids: Mutex::default(), random: Mutex::new(random), chance }
     }
 }
 
@@ -152,6 +162,16 @@ impl Clock for SystemClock {
 
     fn random(&self, bytes: &mut [u8]) {
         self.random.lock().unwrap_or_else(PoisonError::into_inner).take(bytes);
+    }
+
+    /// SplitMix64 (Steele, Lea and Flood, 2014): each change of a job draws it, and few
+    /// need it.
+    fn chance(&self) -> f64 {
+        const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+        let state = self.chance.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA);
+        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed >> 32) as f64 / f64::from(u32::MAX)
     }
 }
 
@@ -194,6 +214,10 @@ impl Clock for SharedClock {
 
     fn random(&self, bytes: &mut [u8]) {
         self.host.random(bytes);
+    }
+
+    fn chance(&self) -> f64 {
+        self.host.chance()
     }
 
     fn job_id(&self) -> JobId {
@@ -260,6 +284,21 @@ mod tests {
         assert_eq!(clock.wall(), 9_002_030, "no further than is needed");
         clock.follow(8_000_000, 2_990..=3_010);
         assert_eq!(clock.wall(), 8_000_010, "the database's clock was set back");
+    }
+
+    #[test]
+    fn chance_is_anywhere_between_0_and_1() {
+        let clock = SystemClock::new();
+        let mut tenths = [0; 10];
+        for _ in 0..10_000 {
+            let chance = clock.chance();
+            assert!((0.0..=1.0).contains(&chance), "{chance}");
+            tenths[((chance * 10.0) as usize).min(9)] += 1;
+        }
+        // 1,000 each, with a deviation of 30.
+        assert!(tenths.iter().all(|count| (800..1_200).contains(count)), "{tenths:?}");
+        let other = SystemClock::new();
+        assert_ne!([clock.chance(), clock.chance()], [other.chance(), other.chance()]);
     }
 
     #[test]

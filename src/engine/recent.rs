@@ -9,7 +9,7 @@
 
 use super::lock;
 use crate::{
-    job::{JobId, Record},
+    job::{JobId, OfIds, Record},
     watch::Frame,
 };
 use std::{
@@ -35,8 +35,8 @@ pub(super) struct Recent {
 
 #[derive(Default)]
 struct Inner {
-    young: HashMap<JobId, Shown>,
-    old: HashMap<JobId, Shown>,
+    young: HashMap<JobId, Shown, OfIds>,
+    old: HashMap<JobId, Shown, OfIds>,
     /// Bytes of the young.
     bytes: usize,
     /// Counts changes.

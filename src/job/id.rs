@@ -1,11 +1,40 @@
 //! The id of a job.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    hash::{BuildHasherDefault, Hash, Hasher},
+    str::FromStr,
+};
 use uuid::Uuid;
 
 /// A UUIDv7 (RFC 9562): sorts by the time it was made.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct JobId([u8; 16]);
+
+impl Hash for JobId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write(&self.0);
+    }
+}
+
+/// For maps by the ids of jobs that were made here: nobody else chooses them, and their
+/// last bytes are random.
+pub type OfIds = BuildHasherDefault<IdHasher>;
+
+/// What is random in an id.
+#[derive(Debug, Default)]
+pub struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        // The first two bits of the last half are the same in all ids.
+        self.0 = bytes.last_chunk().copied().map_or(0, u64::from_be_bytes).rotate_left(32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 impl JobId {
     /// An id of the given moment (UTC milliseconds) and random bits.
@@ -64,6 +93,21 @@ mod tests {
         assert!(early < late && early.to_string() < late.to_string());
         assert_eq!(early.to_string().parse(), Ok(early));
         assert_eq!(JobId::from_bytes(late.to_bytes()), late);
+    }
+
+    /// A map takes the place from the low bits of a hash, and compares the high ones.
+    #[test]
+    fn ids_of_one_millisecond_are_hashed_apart() {
+        use std::{collections::HashSet, hash::BuildHasher as _};
+        let clock = crate::clock::SystemClock::new();
+        let hashes: Vec<u64> =
+            (0..4_096).map(|_| OfIds::default().hash_one(crate::clock::Clock::job_id(&clock))).collect();
+        for (bits, shift) in [(12, 0), (7, 57)] {
+            let places: HashSet<u64> = hashes.iter().map(|hash| hash >> shift & ((1 << bits) - 1)).collect();
+            // At random, 63 % of 4,096 places are taken, and all of 128.
+            let least = if bits == 12 { 2_400 } else { 128 };
+            assert!(places.len() >= least, "{} places of {bits} bits", places.len());
+        }
     }
 
     #[test]

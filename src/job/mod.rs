@@ -29,7 +29,7 @@ mod matrix;
 
 pub use draft::{Checked, Defaults, Draft, Violation};
 pub use event::{Event, Signal};
-pub use id::{BadJobId, JobId};
+pub use id::{BadJobId, JobId, OfIds};
 pub use identity::Credentials;
 pub use moment::{Mono, Wall};
 pub use record::Record;

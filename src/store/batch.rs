@@ -23,6 +23,7 @@ use sqlx::{
     Arguments as _, AssertSqlSafe, Executor as _, Sqlite, encode::Encode, pool::PoolConnection,
     sqlite::SqliteArguments, types::Type,
 };
+use std::sync::Arc;
 
 /// Values that one statement binds, at most.
 const BOUND: usize = 32_000;
@@ -172,6 +173,11 @@ impl Batch {
         // Numbers, bytes and texts always have a form for SQLite.
         self.too_large |= self.values.add(value).is_err();
         self.bound += 1;
+    }
+
+    /// In one piece, which the driver then keeps as it is.
+    fn add_text(&mut self, text: &str) {
+        self.add(Arc::<str>::from(text));
     }
 
     /// How many rows so many are filled up to.

@@ -7,7 +7,9 @@ use super::{
 };
 use crate::job::run::{Cancel, Run};
 use crate::job::text::Text;
-use crate::job::{Detail, Failure, Job, JobId, Output, Reason, Record, Revision, State, StateName, Wall};
+use crate::job::{
+    Detail, Failure, Job, JobId, Output, Reason, Record, Revision, Spec, State, StateName, Wall,
+};
 use crate::secret::RootId;
 use std::sync::Arc;
 
@@ -50,6 +52,16 @@ pub(super) fn job(record: &Record, owner: Option<String>) -> job::Model {
     }
 }
 
+/// Most take fewer bytes as JSON, besides their route and URL.
+const SPEC: usize = 192;
+
+fn spec(spec: &Spec) -> String {
+    let mut json = Vec::with_capacity(SPEC + spec.route.len() + spec.url.len());
+    // Fails only for maps whose keys are no text; a spec has none.
+    let _ = serde_json::to_writer(&mut json, spec);
+    String::from_utf8(json).unwrap_or_default()
+}
+
 pub(super) fn request(
     record: &Record,
     root: RootId,
@@ -60,8 +72,7 @@ pub(super) fn request(
         job_id: record.id.to_bytes().to_vec(),
         retry_of: record.retry_of.map(|id| id.to_bytes().to_vec()),
         route: record.spec.route.to_string(),
-        // Fails only for maps whose keys are no text; a spec has none.
-        spec: serde_json::to_string(record.spec.as_ref()).unwrap_or_default(),
+        spec: spec(&record.spec),
         root_id: root.to_vec(),
         sealed,
         credentials,

@@ -21,7 +21,11 @@ use super::{
     shared::{self, Mark},
     write::{Done, Outcome, Rows},
 };
-use crate::{clock::Clock, job::JobId, secret::RootId};
+use crate::{
+    clock::Clock,
+    job::{JobId, OfIds},
+    secret::RootId,
+};
 use sea_orm::{ConnectionTrait as _, DbErr, RuntimeErr};
 use std::{
     collections::{HashSet, VecDeque},
@@ -188,7 +192,7 @@ impl Writer {
     fn distinct(&self, taken: &mut VecDeque<Box<Item>>) -> Set {
         let most = if self.mark.is_some() { half(taken.len() + self.answered) } else { usize::MAX };
         let most = most.min(self.batch);
-        let mut ids = HashSet::with_capacity(taken.len());
+        let mut ids = HashSet::with_capacity_and_hasher(taken.len(), OfIds::default());
         let mut set = Set::of(taken.len().min(most));
         let mut rest = VecDeque::new();
         let (mut bytes, mut full) = (0, false);

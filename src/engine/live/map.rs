@@ -3,7 +3,7 @@
 use super::Live;
 use crate::{
     engine::{lock, recent::Recent},
-    job::JobId,
+    job::{JobId, OfIds},
 };
 use std::{
     borrow::Borrow,
@@ -14,7 +14,7 @@ use std::{
 
 /// Every running job of this process.
 #[derive(Default)]
-pub(in crate::engine) struct Map(Mutex<HashSet<ById>>);
+pub(in crate::engine) struct Map(Mutex<HashSet<ById, OfIds>>);
 
 /// Known by its id, which it has in itself.
 struct ById(Arc<Live>);

@@ -100,17 +100,17 @@ impl Batch {
         self.add(job.cancel_requested);
         self.add(job.merged_count);
         self.add(job.merge_key.as_deref());
-        self.add(job.target.as_str());
+        self.add_text(&job.target);
         self.add(job.priority);
-        self.add(job.created_by.as_str());
+        self.add_text(&job.created_by);
     }
 
     /// In the order of [`REQUEST`].
     pub(super) fn request(&mut self, request: &job_request::Model) {
         self.add(request.job_id.as_slice());
         self.add(request.retry_of.as_deref());
-        self.add(request.route.as_str());
-        self.add(request.spec.as_str());
+        self.add_text(&request.route);
+        self.add_text(&request.spec);
         self.add(request.root_id.as_slice());
         self.add(request.sealed.as_slice());
         self.add(request.credentials.as_deref());
@@ -119,14 +119,14 @@ impl Batch {
     /// In the order of [`LABEL`].
     pub(super) fn label(&mut self, label: &job_label::Model) {
         self.add(label.job_id.as_slice());
-        self.add(label.name.as_str());
-        self.add(label.value.as_str());
+        self.add_text(&label.name);
+        self.add_text(&label.value);
         self.add(label.created_at);
     }
 
     /// In the order of [`KEY`].
     pub(super) fn key(&mut self, key: &start_key::Model) {
-        self.add(key.caller.as_str());
+        self.add_text(&key.caller);
         self.add(key.key_hash.as_slice());
         self.add(key.job_id.as_slice());
         self.add(key.request_hash.as_slice());
@@ -170,7 +170,7 @@ impl Batch {
     pub(super) fn attempt(&mut self, attempt: &attempt::Model) {
         self.add(attempt.job_id.as_slice());
         self.add(attempt.attempt);
-        self.add(attempt.node.as_str());
+        self.add_text(&attempt.node);
         self.add(attempt.claimed_at);
         self.add(attempt.sent_at);
         self.add(attempt.reported);
@@ -187,7 +187,7 @@ impl Batch {
     pub(super) fn begun(&mut self, attempt: &attempt::Model) {
         self.add(attempt.job_id.as_slice());
         self.add(attempt.attempt);
-        self.add(attempt.node.as_str());
+        self.add_text(&attempt.node);
         self.add(attempt.claimed_at);
         self.add(attempt.reported);
         self.add(attempt.last_sequence);
