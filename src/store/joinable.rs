@@ -14,10 +14,12 @@ use super::{
     dialect::statement,
     write::{Outcome, Rows, has_twins},
 };
+use crate::job::{JobId, OfIds};
 use futures_util::TryStreamExt as _;
 use hashbrown::HashTable;
 use sea_orm::{ConnectionTrait as _, DbErr, RuntimeErr, Value};
 use sqlx::{AssertSqlSafe, Row as _};
+use std::hash::BuildHasher as _;
 
 type Id = [u8; 16];
 
@@ -51,10 +53,8 @@ fn part(key: &[u8]) -> Option<u64> {
     key.first_chunk().copied().map(u64::from_le_bytes)
 }
 
-/// What is random in an id stands at its end.
 fn hash(id: Id) -> u64 {
-    let [.., a, b, c, d, e, f, g, h] = id;
-    u64::from_be_bytes([e, f, g, h, a, b, c, d])
+    OfIds::default().hash_one(JobId::from_bytes(id))
 }
 
 impl Joinable {

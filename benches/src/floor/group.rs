@@ -14,10 +14,10 @@ const BATCH: usize = 128;
 /// Writes that wait, at most.
 const QUEUE: usize = 1_024;
 
-/// What changes of a running job when it ends, by table; the first is its id.
+/// What changes of a running job when it ends, by table.
 const ENDS: [(&str, &[&str]); 2] = [
-    ("job", &["id", "state", "revision", "progress", "updated_at", "changed_at", "ended_at"]),
-    ("attempt", &["job_id", "ended_at", "http_status", "last_sequence"]),
+    ("job", &["state", "revision", "progress", "updated_at", "changed_at", "ended_at"]),
+    ("attempt", &["ended_at", "http_status", "last_sequence"]),
 ];
 /// The number of RUNNING.
 const RUNNING: Value = Value::Integer(3);
@@ -122,15 +122,14 @@ impl Texts {
             let place = |column: &str| columns.iter().position(|each| *each == column);
             let ended = place("ended_at").is_some_and(|place| values[place] != Value::Null);
             if let Some((_, changes)) = ENDS.iter().find(|(name, _)| ended && *name == table) {
-                let places: Vec<_> = changes.iter().filter_map(|column| place(column)).collect();
-                let sets: Vec<_> = changes[1..].iter().map(|column| format!("{column} = ?")).collect();
-                let sql = format!("UPDATE {table:?} SET {} WHERE {} = ?", sets.join(", "), changes[0]);
-                let new = places[1..].iter().map(|place| values[*place].clone());
-                self.ends.push(Text {
-                    sql,
-                    values: new.chain([Value::Null]).collect(),
-                    id: changes.len() - 1,
-                });
+                let sets: Vec<_> = changes.iter().map(|column| format!("{column} = ?")).collect();
+                let sql = format!("UPDATE {table:?} SET {} WHERE {} = ?", sets.join(", "), columns[id]);
+                let mut new = Vec::new();
+                for column in *changes {
+                    new.push(values[place(column).ok_or_else(|| format!("no column {column}"))?].clone());
+                }
+                new.push(values[id].clone());
+                self.ends.push(Text { sql, values: new, id: changes.len() });
                 for (column, value) in [("ended_at", Value::Null), ("state", RUNNING)] {
                     if let Some(place) = place(column) {
                         values[place] = value;

@@ -4,6 +4,7 @@
 pub mod disk;
 pub mod group;
 pub mod job;
+pub mod post;
 
 use bytes::Bytes;
 

@@ -1,7 +1,7 @@
 //! From before the call of Start to the first line of the action, with nothing else
 //! going on.
 
-use super::{echo_of, split};
+use super::{beside, echo_of};
 use crate::{
     fault::Fault,
     options::Options,
@@ -18,21 +18,18 @@ pub async fn run(options: &Options) -> Result<Vec<Step>, Fault> {
     let echo = echo_of(&mut world, Call::Start).await?;
     let (folder, seconds) = (world.folder(), options.seconds);
     let alone = |call| Question::Load { call, connections: 1, in_flight: 1, seconds: seconds / 2.0 };
-    let sides = [
-        alone(echo),
-        alone(Call::Post),
-        Question::Commits { folder: folder.clone(), seconds: seconds / 2.0 },
-        Question::Syncs { folder, seconds: seconds / 4.0 },
-        Question::Jobs { kind: Kind::None, alone: true, seconds },
+    let floors = vec![
+        ("raw echo", alone(echo)),
+        ("raw POST", alone(Call::Post)),
+        ("single-row commits", Question::Commits { folder: folder.clone(), seconds: seconds / 2.0 }),
+        ("fdatasync of 4 KiB", Question::Syncs { folder, seconds: seconds / 4.0 }),
     ];
-    let [raw, post, commits, syncs, ours] = split(world.interleave(&sides).await?)?;
+    let ours = Question::Jobs { kind: Kind::None, alone: true, seconds };
+    let (ours, floors) = beside(&mut world, floors, ours).await?;
     let layout = "one job after the other, each begun when the last is stored as SUCCEEDED";
     let sync = AtMost("p50_us", "fdatasync of 4 KiB", "p50_us", 7.0);
     let step = Step::new("start-to-handler", "alone", layout, options, ours)
-        .floor("raw echo", raw)
-        .floor("raw POST", post)
-        .floor("single-row commits", commits)
-        .floor("fdatasync of 4 KiB", syncs)
+        .floors(floors)
         .held(world.held()?)
         .goal("p50", &[Most("p50_us", 850.0, "µs"), sync]);
     Ok(vec![step])

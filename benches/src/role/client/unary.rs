@@ -3,22 +3,17 @@
 use super::{Client, Held, Side, later, load::Caller, start_request};
 use crate::{
     fault::{Fault, fault},
-    floor::{Blob, filler, wire::raw_client::RawClient},
+    floor::{Blob, filler, post::Post, wire::raw_client::RawClient},
     sample::Sample,
-    tasks::spawn,
 };
 use backjob::proto::v1::{self, job_control_client::JobControlClient, job_worker_client::JobWorkerClient};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
-use tokio::net::TcpStream;
 use tonic::transport::Channel;
 
 /// What is called.
@@ -128,30 +123,14 @@ impl Caller for Report {
     }
 }
 
-struct Post {
-    sender: SendRequest<Full<Bytes>>,
+struct RawPost {
+    post: Post,
     body: Bytes,
 }
 
-impl Post {
-    async fn connect(port: u32, body: Bytes) -> Result<Self, Fault> {
-        let stream = TcpStream::connect(("127.0.0.1", u16::try_from(port)?)).await?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        spawn(connection);
-        Ok(Self { sender, body })
-    }
-}
-
-impl Caller for Post {
+impl Caller for RawPost {
     async fn call(&mut self) -> Result<Option<u64>, Fault> {
-        self.sender.ready().await?;
-        let request = http::Request::post("/raw").header("host", "127.0.0.1");
-        let answer = self.sender.send_request(request.body(Full::new(self.body.clone()))?).await?;
-        if !answer.status().is_success() {
-            return Err(fault("the application refuses"));
-        }
-        answer.into_body().collect().await?;
+        self.post.send(http::Request::builder().uri("/raw"), self.body.clone()).await?;
         Ok(None)
     }
 }
@@ -213,9 +192,10 @@ impl Client {
                 self.closed(channels.map(caller).collect(), seconds).await
             }
             Call::Post => {
+                let port = u16::try_from(self.ports["http"])?;
                 let mut callers = Vec::new();
                 for _ in 0..connections * in_flight {
-                    callers.push(Post::connect(self.ports["http"], self.payload.clone()).await?);
+                    callers.push(RawPost { post: Post::connect(port).await?, body: self.payload.clone() });
                 }
                 self.closed(callers, seconds).await
             }
