@@ -1,7 +1,7 @@
 //! One transaction: one statement for a table, whatever the number of writes.
 
 use super::{
-    batch,
+    columns,
     database::{Database, Transaction},
     dialect::{self, statement},
     entity::{attempt, job, job_label, job_request, job_text, root_key, start_key},
@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Columns of `job` that an update writes, after `id` and `from_revision`: `merge_key`,
 /// the last of them, goes with a statement of its own.
-const CHANGED: &[&str] = batch::CHANGED.split_last().expect("columns").1;
+const CHANGED: &[&str] = columns::CHANGED.split_last().expect("columns").1;
 
 /// In the order of [`CHANGED`].
 fn changed(job: &job::Model) -> [Value; CHANGED.len()] {

@@ -74,6 +74,17 @@ impl From<DbErr> for Error {
     }
 }
 
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        let code = error.sqlite_error().map(|error| error.extended_code & 0xff);
+        match of_sqlite(code) {
+            Trouble::Refused => Self::Refused(error.to_string()),
+            Trouble::Damaged => Self::Damaged(error.to_string()),
+            _ => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
 /// The writer has stopped: the store was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the store is closed")]
@@ -279,7 +290,12 @@ pub(super) fn trouble(error: &DbErr) -> Trouble {
     if let Some(error) = error.try_downcast_ref::<SqlxMySqlError>() {
         return of_mariadb(error.number());
     }
-    match error.code().and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff) {
+    of_sqlite(error.code().and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff))
+}
+
+/// By SQLite's own code, without its extension.
+fn of_sqlite(code: Option<i32>) -> Trouble {
+    match code {
         Some(TOO_BIG | CONSTRAINT | MISMATCH | RANGE) => Trouble::Refused,
         Some(CORRUPT | NOT_A_DATABASE) => Trouble::Damaged,
         _ => Trouble::Other,
@@ -334,7 +350,6 @@ pub(super) fn violates(error: &DbErr, key: &str) -> bool {
 }
 
 // Primary result codes, https://www.sqlite.org/rescode.html
-const ERROR: i32 = 1;
 const PERMISSION: i32 = 3;
 const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
@@ -360,11 +375,6 @@ fn sqlite_code(error: &DbErr) -> Option<i32> {
         }
         _ => None,
     }
-}
-
-/// Whether SQLite refused what a statement would write, or the statement itself.
-pub(super) fn is_refusal(error: &DbErr) -> bool {
-    matches!(sqlite_code(error), Some(ERROR | TOO_BIG | CONSTRAINT | MISMATCH | RANGE))
 }
 
 fn sqlx_error(error: &DbErr) -> Option<&SqlxError> {

@@ -51,7 +51,7 @@ macro_rules! simulated {
 }
 
 mod backup;
-mod batch;
+mod columns;
 mod commit;
 mod database;
 mod dialect;
@@ -76,6 +76,7 @@ mod row;
 mod select;
 mod server;
 mod shared;
+mod sqlite;
 mod write;
 mod writer;
 

@@ -11,7 +11,6 @@ mod reads;
 
 use super::{
     Error, Existing, Options, Outcome, Shared, Store,
-    batch::Kept,
     database::Database,
     entity::{attempt, job, job_label, job_request, job_text, start_key},
     health::{Health, Reader},
@@ -333,7 +332,7 @@ impl Store {
             worn: false,
             mark: None,
             model: Some(model.clone()),
-            kept: Kept::default(),
+            kept: None,
             joinable: None,
             at_once: None,
             answered: 0,

@@ -2,8 +2,7 @@
 //! order, so that nothing is touched that another process uses.
 
 use super::{
-    OpenError, Options, Shared, Store,
-    batch::{Kept, TEXTS},
+    Error, OpenError, Options, Shared, Store,
     database::Database,
     health::{Health, Reader, quick_check},
     joinable::Joinable,
@@ -14,6 +13,7 @@ use super::{
     roots::{self, RootUse},
     server::{Server, is_server, shown},
     shared::{self, Mark},
+    sqlite,
     writer::Writer,
 };
 use crate::{clock::Clock, secret::Keyring, tasks::Tasks};
@@ -52,6 +52,8 @@ struct Opened {
     reader: Database,
     /// For what must not wait behind writes; that of the writer where there is but one.
     pulse: Database,
+    /// On an SQLite file.
+    kept: Option<sqlite::Kept>,
     settled: roots::Known,
     /// On SQLite.
     joinable: Option<Joinable>,
@@ -74,7 +76,7 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
     } else {
         open_file(&options, moment).await?
     };
-    let Opened { writer: db, reader, pulse, settled, joinable, file, lock, mark, server } = opened;
+    let Opened { writer: db, kept, reader, pulse, settled, joinable, file, lock, mark, server } = opened;
 
     let (queue, receiver) = mpsc::channel(options.queue.max(1));
     let health = Arc::new(Health::new());
@@ -89,7 +91,7 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
         worn: false,
         #[cfg(test)]
         model: None,
-        kept: Kept::new(lock.is_none()),
+        kept,
         joinable,
         at_once: server.as_ref().is_some_and(Server::keeps_plans).then(postgres::Kept::default),
         queue: receiver,
@@ -166,7 +168,7 @@ async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened,
         }
     };
     let file = lock.is_some().then_some(path.as_path());
-    let db = connect(file, Use::Write { cache: options.page_cache })
+    let db = connect(file, Use::Write)
         .await
         .map_err(|error| OpenError::from_db(&path, &error))?;
     let db = Database::new(db, options.tables.clone(), 1);
@@ -178,6 +180,13 @@ async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened,
             return Err(error);
         }
     };
+    let kept = match file {
+        Some(file) => {
+            let other = |error: Error| OpenError::Other { path: path.clone(), reason: error.to_string() };
+            Some(sqlite::Kept::open(file, &options.tables, options.page_cache).await.map_err(other)?)
+        }
+        None => None,
+    };
     let pulse = match file {
         Some(_) => {
             let pulse = connect(file, Use::Pulse).await.map_err(|error| OpenError::from_db(&path, &error))?;
@@ -187,7 +196,7 @@ async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened,
     };
     let file = file.map(Path::to_owned);
     let joinable = Some(joinable);
-    Ok(Opened { pulse, writer: db, reader, settled, joinable, file, lock, mark: None, server: None })
+    Ok(Opened { pulse, writer: db, kept, reader, settled, joinable, file, lock, mark: None, server: None })
 }
 
 /// Connections to a server that write, should one be stuck: one does.
@@ -217,6 +226,7 @@ async fn open_server(
         writer: server.connect_writers(WRITERS),
         reader: server.connect(SERVER_READERS),
         pulse: server.connect(1),
+        kept: None,
         settled,
         joinable: None,
         file: None,
@@ -331,10 +341,7 @@ pub(super) fn private(options: &mut fs::OpenOptions) -> &mut fs::OpenOptions {
 /// What a connection is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
-    /// With memory for so many bytes of pages.
-    Write {
-        cache: u64,
-    },
+    Write,
     Read,
     /// Small writes beside the writer's; made when it is needed.
     Pulse,
@@ -375,11 +382,7 @@ pub(super) async fn connect(file: Option<&Path>, what_for: Use) -> Result<Databa
         };
         match what_for {
             Use::Read => options.read_only(true).statement_cache_capacity(256),
-            Use::Pulse => writes(options),
-            // Below zero it is a size in KiB, and not a number of pages.
-            Use::Write { cache } => writes(options)
-                .statement_cache_capacity(TEXTS)
-                .pragma("cache_size", format!("-{}", cache >> 10)),
+            Use::Pulse | Use::Write => writes(options),
         }
     });
     sea_orm::Database::connect(options).await

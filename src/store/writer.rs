@@ -11,7 +11,6 @@
 
 use super::{
     Error,
-    batch::{Kept, Written},
     commit::commit,
     database::Database,
     health::{Health, Reader},
@@ -19,6 +18,7 @@ use super::{
     notice::Notices,
     postgres,
     shared::{self, Mark},
+    sqlite,
     write::{Done, Outcome, Rows},
 };
 use crate::{
@@ -68,13 +68,13 @@ const MOST_BYTES: usize = 8 << 20;
 
 /// What the writer's task owns.
 pub(super) struct Writer {
-    /// The only connection that writes.
+    /// For all that is not written otherwise.
     pub db: Database,
-    /// That connection, while nobody else needs it.
-    pub kept: Kept,
+    /// On an SQLite file, what is written most goes to it there.
+    pub kept: Option<sqlite::Kept>,
     /// On SQLite, which jobs identical Starts may join; elsewhere an index says so.
     pub joinable: Option<Joinable>,
-    /// The same on PostgreSQL, where a transaction may be one statement.
+    /// On PostgreSQL, where a transaction may be one statement.
     pub at_once: Option<postgres::Kept>,
     /// Whether `db` is an SQLite file.
     pub on_file: bool,
@@ -137,7 +137,9 @@ impl Writer {
                 turns -= 1;
             }
         }
-        self.kept.release();
+        if let Some(kept) = &mut self.kept {
+            kept.close().await;
+        }
         self.at_once = None;
     }
 
@@ -229,8 +231,9 @@ impl Writer {
                 Told { results: told.collect(), in_parts: self.mark.is_none() && mostly_answers(&rows) }
             }
             Err(Error::Refused(_)) if rows.len() > 1 => {
-                for (rows, to) in rows.chunks_mut(1).zip(to) {
-                    let result = self.commit(rows).await.map(|outcomes| outcomes[0]);
+                for (rows, to) in rows.into_iter().zip(to) {
+                    let mut rows = vec![rows];
+                    let result = self.commit(&mut rows).await.map(|outcomes| outcomes[0]);
                     self.notices.gather(rows.iter().zip(&result));
                     tell(to, result); // at once: the next may take as long
                 }
@@ -243,7 +246,7 @@ impl Writer {
         }
     }
 
-    async fn commit(&mut self, rows: &mut [Rows]) -> Result<Vec<Outcome>, Error> {
+    async fn commit(&mut self, rows: &mut Vec<Rows>) -> Result<Vec<Outcome>, Error> {
         #[cfg(test)]
         if let Some(model) = &self.model {
             let result = model.commit(rows).await;
@@ -280,7 +283,6 @@ impl Writer {
         self.renew().await?;
         match &mut self.joinable {
             Some(joinable) if joinable.is_in_doubt() => {
-                self.kept.release();
                 joinable.settle(&self.db).await.map_err(Error::from)
             }
             _ => Ok(()),
@@ -288,16 +290,15 @@ impl Writer {
     }
 
     /// Where nobody else writes.
-    async fn commit_alone(&mut self, rows: &[Rows]) -> Result<Vec<Outcome>, Error> {
+    async fn commit_alone(&mut self, rows: &mut Vec<Rows>) -> Result<Vec<Outcome>, Error> {
         let may_join = self.joinable.as_ref().is_some_and(|joinable| joinable.finds(rows));
-        if self.root_known && !may_join {
-            match watched(&self.health, self.kept.write(&self.db, rows)).await {
-                Some(Written::All) => return Ok(vec![Outcome::Done; rows.len()]),
-                Some(Written::Failed(error)) => return Err(error.into()),
-                Some(Written::Otherwise) | None => {}
+        if let Some(kept) = self.kept.as_mut().filter(|_| self.root_known && !may_join) {
+            match watched(&self.health, kept.write(rows)).await {
+                Some(sqlite::Written::Done(outcomes)) => return Ok(outcomes),
+                Some(sqlite::Written::Failed(error)) => return Err(error),
+                Some(sqlite::Written::Otherwise) | None => {}
             }
         }
-        self.kept.release();
         let root = (!self.root_known).then(|| (self.root, self.clock.wall()));
         let work = Box::pin(commit(&self.db, rows, self.joinable.as_ref(), root, None));
         let outcomes = watched(&self.health, work).await?;
@@ -315,7 +316,6 @@ impl Writer {
             let error = model.probe().await.err();
             return self.heal(error.as_ref());
         }
-        self.kept.release();
         if self.health.damage().is_some() {
             return; // the check of the file finds out
         }
@@ -323,7 +323,10 @@ impl Writer {
             (Some(mark), _) => shared::probe(&self.db, mark).await.map_err(Error::from),
             (None, Ok(())) => {
                 let probe = self.db.execute_unprepared("PRAGMA user_version = 0");
-                watched(&self.health, probe).await.map(drop).map_err(Error::from)
+                match (watched(&self.health, probe).await, &mut self.kept) {
+                    (Ok(_), Some(kept)) => kept.ready().await,
+                    (probed, _) => probed.map(drop).map_err(Error::from),
+                }
             }
             (None, Err(error)) => Err(error),
         };
@@ -345,7 +348,9 @@ impl Writer {
         if !self.worn || !self.on_file {
             return Ok(());
         }
-        self.kept.release();
+        if let Some(kept) = &mut self.kept {
+            kept.close().await;
+        }
         let worn = self.db.connection().get_sqlite_connection_pool().acquire().await;
         let fails = |error: sqlx::Error| DbErr::Conn(RuntimeErr::SqlxError(error.into()));
         // What it held is rolled back already, or is with it.

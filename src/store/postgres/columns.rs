@@ -1,13 +1,13 @@
 //! Columns of rows, one value each.
 
 #[cfg(doc)]
-use crate::store::batch;
+use crate::store::columns;
 
 use super::text::{Batch, Change, New};
 use crate::store::entity::{attempt, job_label, job_text, start_key};
 
 impl Batch {
-    /// In the order of [`batch::NEW`].
+    /// In the order of [`columns::NEW`].
     pub(super) fn new_jobs(&mut self, new: &[New<'_>]) {
         self.array(new.iter().map(|(job, ..)| job.id.as_slice()));
         self.column(new.iter().map(|(job, ..)| job.state));
@@ -29,7 +29,7 @@ impl Batch {
         self.column(new.iter().map(|(job, ..)| job.created_by.as_str()));
     }
 
-    /// In the order of [`batch::REQUEST`].
+    /// In the order of [`columns::REQUEST`].
     pub(super) fn requests(&mut self, new: &[New<'_>]) {
         self.array(new.iter().map(|(_, request, ..)| request.job_id.as_slice()));
         self.column(new.iter().map(|(_, request, ..)| request.retry_of.as_deref()));
@@ -40,7 +40,7 @@ impl Batch {
         self.column(new.iter().map(|(_, request, ..)| request.credentials.as_deref()));
     }
 
-    /// In the order of [`batch::LABEL`].
+    /// In the order of [`columns::LABEL`].
     pub(super) fn labels(&mut self, labels: &[&job_label::Model]) {
         self.array(labels.iter().map(|label| label.job_id.as_slice()));
         self.column(labels.iter().map(|label| label.name.as_str()));
@@ -48,7 +48,7 @@ impl Batch {
         self.column(labels.iter().map(|label| label.created_at));
     }
 
-    /// In the order of [`batch::KEY`].
+    /// In the order of [`columns::KEY`].
     pub(super) fn keys(&mut self, keys: &[&start_key::Model]) {
         self.array(keys.iter().map(|key| key.caller.as_str()));
         self.column(keys.iter().map(|key| key.key_hash.as_slice()));
@@ -56,7 +56,7 @@ impl Batch {
         self.column(keys.iter().map(|key| key.request_hash.as_slice()));
     }
 
-    /// In the order of [`batch::PROGRESS`].
+    /// In the order of [`columns::PROGRESS`].
     pub(super) fn progress(&mut self, changes: &[Change<'_>]) {
         self.column(changes.iter().map(|change| change.job.revision));
         self.column(changes.iter().map(|change| change.job.progress));
@@ -68,7 +68,7 @@ impl Batch {
         self.column(changes.iter().map(|change| change.job.changed_at));
     }
 
-    /// The rest of [`batch::CHANGED`].
+    /// The rest of [`columns::CHANGED`].
     pub(super) fn state(&mut self, changes: &[Change<'_>]) {
         self.column(changes.iter().map(|change| change.job.state));
         self.column(changes.iter().map(|change| change.job.attempt));
@@ -84,7 +84,7 @@ impl Batch {
         self.column(changes.iter().map(|change| change.closed));
     }
 
-    /// In the order of [`batch::ATTEMPT`].
+    /// In the order of [`columns::ATTEMPT`].
     pub(super) fn attempt(&mut self, attempts: &[&attempt::Model]) {
         self.array(attempts.iter().map(|attempt| attempt.job_id.as_slice()));
         self.column(attempts.iter().map(|attempt| attempt.attempt));
@@ -101,7 +101,7 @@ impl Batch {
         self.column(attempts.iter().map(|attempt| attempt.end_hash.as_deref()));
     }
 
-    /// In the order of [`batch::BEGUN`].
+    /// In the order of [`columns::BEGUN`].
     pub(super) fn begun(&mut self, attempts: &[&attempt::Model]) {
         self.array(attempts.iter().map(|attempt| attempt.job_id.as_slice()));
         self.column(attempts.iter().map(|attempt| attempt.attempt));
@@ -111,7 +111,7 @@ impl Batch {
         self.column(attempts.iter().map(|attempt| attempt.last_sequence));
     }
 
-    /// In the order of [`batch::TEXT`].
+    /// In the order of [`columns::TEXT`].
     pub(super) fn job_text(&mut self, texts: &[&job_text::Model]) {
         self.array(texts.iter().map(|text| text.job_id.as_slice()));
         self.column(texts.iter().map(|text| text.attempt));

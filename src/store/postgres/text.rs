@@ -1,10 +1,7 @@
 //! The text of a transaction, and its values.
 
 use crate::store::{
-    batch::{
-        ATTEMPT, BEGUN, CHANGED, KEY, LABEL, NEW, PROGRESS, REQUEST, TEXT, assign, is_new, list, overwrite,
-        push,
-    },
+    columns::{ATTEMPT, BEGUN, CHANGED, KEY, LABEL, NEW, PROGRESS, REQUEST, TEXT, is_new},
     entity::{attempt, job, job_label, job_request, start_key},
     shared::Mark,
     write::{Rows, has_twins},
@@ -264,3 +261,36 @@ fn has_same(keys: &[&start_key::Model]) -> bool {
 
 const OPEN: &str = "(SELECT open FROM gate)";
 const AND_OPEN: &str = " AND (SELECT open FROM gate)";
+
+/// All of these after each other.
+fn push(text: &mut String, parts: &[&str]) {
+    parts.iter().for_each(|part| text.push_str(part));
+}
+
+/// The columns, each as it is to be written.
+fn list(text: &mut String, columns: &[&str], write: impl Fn(&mut String, &str)) {
+    for (place, column) in columns.iter().enumerate() {
+        if place > 0 {
+            text.push_str(", ");
+        }
+        write(text, column);
+    }
+}
+
+/// What becomes of a row whose key, the first `key` columns, is there already.
+fn overwrite(text: &mut String, columns: &[&str], key: usize) {
+    let (key, others) = columns.split_at(key);
+    text.push_str(" ON CONFLICT (");
+    list(text, key, |text, column| text.push_str(column));
+    text.push_str(") DO UPDATE SET ");
+    list(text, others, |text, column| push(text, &[column, " = excluded.", column]));
+}
+
+/// Columns of a job `j` from a row `v` with as many.
+fn assign(text: &mut String, columns: &[&str]) {
+    list(text, columns, |text, column| match column {
+        // The value says whether it goes.
+        "merge_key" => text.push_str("merge_key = CASE WHEN v.merge_key THEN NULL ELSE j.merge_key END"),
+        column => push(text, &[column, " = v.", column]),
+    });
+}

@@ -1,7 +1,7 @@
 //! Opening: what is found, and what people are told.
 
 use super::*;
-use crate::store::OpenError;
+use crate::store::{OpenError, sqlite};
 use sea_orm::{ConnectionTrait as _, Database};
 use std::fs;
 
@@ -204,15 +204,12 @@ async fn a_root_key_that_is_in_use_must_be_given() {
 
 #[tokio::test]
 async fn the_connection_that_writes_has_the_memory_that_was_asked_for() {
-    use crate::store::open::{Use, connect};
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("backjob.db");
     fs::File::create(&file).expect("made");
     for (bytes, kib) in [(64 << 10, -64), (20 << 20, -20_480)] {
-        let db = connect(Some(&file), Use::Write { cache: bytes }).await.expect("connected");
-        let statement = sea_orm::Statement::from_string(db.get_database_backend(), "PRAGMA cache_size");
-        let row = db.query_one_raw(statement).await.expect("asked").expect("a row");
-        assert_eq!(row.try_get_by_index::<i64>(0), Ok(kib));
-        db.close().await.expect("closed");
+        let connection = sqlite::open(&file, bytes).expect("connected");
+        let asked = connection.query_row("PRAGMA cache_size", (), |row| row.get::<_, i64>(0));
+        assert_eq!(asked, Ok(kib));
     }
 }
