@@ -3,6 +3,7 @@
 use super::{
     OpenError, open,
     server::{is_server, shown},
+    sqlite::private,
 };
 use sea_orm::{ConnectionTrait as _, DbBackend, Statement};
 use std::{
@@ -49,7 +50,7 @@ async fn copy(
 ) -> Result<(), OpenError> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true);
-    open::private(&mut options).open(part).map_err(|error| OpenError::from_io(to, &error))?;
+    private(&mut options).open(part).map_err(|error| OpenError::from_io(to, &error))?;
     let name = part.to_str().ok_or_else(|| {
         OpenError::from_io(to, &io::Error::new(io::ErrorKind::InvalidInput, "the name is not UTF-8"))
     })?;

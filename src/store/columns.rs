@@ -69,8 +69,7 @@ pub(super) const ATTEMPT: &[&str] = &[
     "end_hash",
 ];
 /// Columns of an attempt that begins with its job.
-pub(super) const BEGUN: &[&str] =
-    &["job_id", "attempt", "node", "claimed_at", "reported", "last_sequence"];
+pub(super) const BEGUN: &[&str] = &["job_id", "attempt", "node", "claimed_at", "reported", "last_sequence"];
 pub(super) const TEXT: &[&str] = &[
     "job_id",
     "attempt",

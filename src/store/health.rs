@@ -1,6 +1,10 @@
 //! Whether the database can be used, as its reads and writes tell.
 
-use super::{Error, database::Database, open};
+use super::{
+    Error,
+    database::Database,
+    sqlite::{self, Place},
+};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, DbErr, ExecResult, QueryResult, Statement};
 use std::{
     ops::Deref,
@@ -167,8 +171,9 @@ impl Known {
 
 /// Checks a file through a connection that remembers nothing of it.
 async fn is_good(file: &Path) -> Result<(), String> {
-    let db =
-        open::connect(Some(file), open::Use::Read).await.map_err(|error| Error::from(error).to_string())?;
+    let db = sqlite::connect(&Place::File(file.to_owned()), sqlite::Use::Read)
+        .await
+        .map_err(|error| Error::from(error).to_string())?;
     let good = quick_check(&db).await;
     let _ = db.close().await; // only read from
     good

@@ -11,21 +11,17 @@ use super::{
     notice::Notices,
     postgres,
     roots::{self, RootUse},
-    server::{Server, is_server, shown},
+    server::{Server, is_server},
     shared::{self, Mark},
-    sqlite,
+    sqlite::{self, Kept, Place, READERS, Use, connect},
     writer::Writer,
 };
 use crate::{clock::Clock, secret::Keyring, tasks::Tasks};
 use backjob_migrations::{Migrator, MigratorTraitSelf as _, RECORD};
-use sea_orm::{
-    ConnectOptions, ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr, Statement,
-    sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
-};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr, Statement};
 use std::{
     collections::BTreeSet,
-    fs::{self, File, TryLockError},
-    io::{self, Read as _, Write as _},
+    fs::{self, File},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -36,15 +32,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Connections that read.
-const READERS: u32 = 4;
-
 /// Files up to this many bytes are read to their end at the start, which takes
 /// some milliseconds; damage of larger ones shows when it is met.
 const CHECKED: u64 = 64 << 20;
-
-/// What every SQLite database begins with.
-const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// A database that is ready.
 struct Opened {
@@ -52,10 +42,9 @@ struct Opened {
     reader: Database,
     /// For what must not wait behind writes; that of the writer where there is but one.
     pulse: Database,
-    /// On an SQLite file.
-    kept: Option<sqlite::Kept>,
     settled: roots::Known,
-    /// On SQLite.
+    /// On SQLite, as is the next.
+    kept: Option<Kept>,
     joinable: Option<Joinable>,
     /// Of an SQLite file.
     file: Option<PathBuf>,
@@ -76,7 +65,7 @@ pub(super) async fn open(options: Options, clock: Arc<dyn Clock>, tasks: &Tasks)
     } else {
         open_file(&options, moment).await?
     };
-    let Opened { writer: db, kept, reader, pulse, settled, joinable, file, lock, mark, server } = opened;
+    let Opened { writer: db, reader, pulse, settled, kept, joinable, file, lock, mark, server } = opened;
 
     let (queue, receiver) = mpsc::channel(options.queue.max(1));
     let health = Arc::new(Health::new());
@@ -157,22 +146,19 @@ async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened,
         let reason = "database.schema and database.pooler are for PostgreSQL alone";
         return Err(OpenError::BadUrl { url: options.url.clone(), reason });
     }
-    let place = place(&options.url)?;
-    let (path, lock) = match place {
-        None => (PathBuf::from(":memory:"), None),
+    let (place, lock) = match sqlite::file_of(&options.url)? {
+        None => (Place::in_memory(), None),
         Some(path) => {
-            let path = resolve(path)?;
-            let lock = lock(&path)?;
-            check(&path)?;
-            (path, Some(lock))
+            let path = sqlite::resolve(path)?;
+            let lock = sqlite::lock(&path)?;
+            sqlite::check(&path)?;
+            (Place::File(path), Some(lock))
         }
     };
-    let file = lock.is_some().then_some(path.as_path());
-    let db = connect(file, Use::Write)
-        .await
-        .map_err(|error| OpenError::from_db(&path, &error))?;
+    let path = place.file().unwrap_or(Path::new(":memory:"));
+    let db = connect(&place, Use::Write).await.map_err(|error| OpenError::from_db(path, &error))?;
     let db = Database::new(db, options.tables.clone(), 1);
-    let (reader, settled, joinable) = match prepare(&db, &path, file, options, moment).await {
+    let (reader, settled, joinable) = match prepare(&db, path, &place, options, moment).await {
         Ok(prepared) => prepared,
         Err(error) => {
             // Leaves no log behind; that this fails too adds nothing.
@@ -180,23 +166,19 @@ async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened,
             return Err(error);
         }
     };
-    let kept = match file {
-        Some(file) => {
-            let other = |error: Error| OpenError::Other { path: path.clone(), reason: error.to_string() };
-            Some(sqlite::Kept::open(file, &options.tables, options.page_cache).await.map_err(other)?)
-        }
-        None => None,
-    };
-    let pulse = match file {
-        Some(_) => {
-            let pulse = connect(file, Use::Pulse).await.map_err(|error| OpenError::from_db(&path, &error))?;
+    let other = |error: Error| OpenError::Other { path: path.to_owned(), reason: error.to_string() };
+    let kept = Kept::open(place.clone(), &db, &options.tables, options.page_cache).await.map_err(other)?;
+    let pulse = match &place {
+        Place::File(_) => {
+            let pulse =
+                connect(&place, Use::Pulse).await.map_err(|error| OpenError::from_db(path, &error))?;
             Database::new(pulse, options.tables.clone(), 1)
         }
-        None => db.clone(),
+        Place::Memory(_) => db.clone(),
     };
-    let file = file.map(Path::to_owned);
-    let joinable = Some(joinable);
-    Ok(Opened { pulse, writer: db, kept, reader, settled, joinable, file, lock, mark: None, server: None })
+    let file = place.file().map(Path::to_owned);
+    let (kept, joinable) = (Some(kept), Some(joinable));
+    Ok(Opened { pulse, writer: db, reader, settled, kept, joinable, file, lock, mark: None, server: None })
 }
 
 /// Connections to a server that write, should one be stuck: one does.
@@ -226,8 +208,8 @@ async fn open_server(
         writer: server.connect_writers(WRITERS),
         reader: server.connect(SERVER_READERS),
         pulse: server.connect(1),
-        kept: None,
         settled,
+        kept: None,
         joinable: None,
         file: None,
         lock: None,
@@ -241,151 +223,25 @@ async fn open_server(
 async fn prepare(
     db: &Database,
     path: &Path,
-    file: Option<&Path>,
+    place: &Place,
     options: &Options,
     (now, nonce): (i64, [u8; 24]),
 ) -> Result<(Database, roots::Known, Joinable), OpenError> {
-    if file.is_some_and(|file| fs::metadata(file).is_ok_and(|file| file.len() <= CHECKED)) {
+    if place.file().is_some_and(|file| fs::metadata(file).is_ok_and(|file| file.len() <= CHECKED)) {
         let damaged = |reason| OpenError::NotADatabase { path: path.to_owned(), reason };
         quick_check(db.connection()).await.map_err(damaged)?;
     }
     schema(db.connection(), path, options).await?;
     let settled = roots::settle(db, path, options, now, nonce).await?;
     let joinable = Joinable::load(db).await.map_err(|error| OpenError::from_db(path, &error))?;
-    let reader = match file {
-        Some(_) => {
-            let reader = connect(file, Use::Read).await.map_err(|error| OpenError::from_db(path, &error))?;
+    let reader = match place {
+        Place::File(_) => {
+            let reader = connect(place, Use::Read).await.map_err(|error| OpenError::from_db(path, &error))?;
             Database::new(reader, options.tables.clone(), READERS)
         }
-        None => db.clone(),
+        Place::Memory(_) => db.clone(),
     };
     Ok((reader, settled, joinable))
-}
-
-/// The file that an address names; none for a database in memory.
-fn place(url: &str) -> Result<Option<&Path>, OpenError> {
-    let bad = |reason| OpenError::BadUrl { url: url.to_owned(), reason };
-    let rest = url.strip_prefix("sqlite:").ok_or_else(|| OpenError::BadUrl {
-        url: shown(url),
-        reason: "SQLite, PostgreSQL and MariaDB are known",
-    })?;
-    let path = rest.strip_prefix("//").unwrap_or(rest);
-    match path {
-        ":memory:" => Ok(None),
-        "" => Err(bad("it names no file")),
-        _ if path.contains('?') => Err(bad("parameters are not known")),
-        _ => Ok(Some(Path::new(path))),
-    }
-}
-
-/// The one name of a file, so that two names of it share a lock.
-fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
-    match path.canonicalize() {
-        Ok(path) => Ok(path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let name = path.file_name().ok_or_else(|| OpenError::from_io(path, &error))?;
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            let folder = folder.unwrap_or(Path::new(".")).canonicalize();
-            folder.map(|folder| folder.join(name)).map_err(|error| OpenError::from_io(path, &error))
-        }
-        Err(error) => Err(OpenError::from_io(path, &error)),
-    }
-}
-
-/// Locks the file beside the database until it is dropped. The file stays: to
-/// remove it would let two processes hold locks on files of the same name.
-fn lock(path: &Path) -> Result<File, OpenError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let name = PathBuf::from(name);
-    let mut options = fs::OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    let mut file = private(&mut options).open(&name).map_err(|error| OpenError::from_io(&name, &error))?;
-    match file.try_lock() {
-        Ok(()) => {
-            // For the message of the next one alone: it may fail.
-            let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
-            Ok(file)
-        }
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            let _ = file.read_to_string(&mut pid);
-            Err(OpenError::InUse { path: path.to_owned(), pid: pid.trim().parse().ok() })
-        }
-        Err(TryLockError::Error(error)) => Err(OpenError::from_io(&name, &error)),
-    }
-}
-
-/// Makes the file if it is not there, and looks at how it begins.
-fn check(path: &Path) -> Result<(), OpenError> {
-    let io = |error| OpenError::from_io(path, &error);
-    let mut options = fs::OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    let file = private(&mut options).open(path).map_err(io)?;
-    let mut head = Vec::with_capacity(MAGIC.len());
-    file.take(MAGIC.len() as u64).read_to_end(&mut head).map_err(io)?;
-    if head.is_empty() || head == MAGIC {
-        return Ok(());
-    }
-    let reason = "the file begins with something else".into();
-    Err(OpenError::NotADatabase { path: path.to_owned(), reason })
-}
-
-/// What is made is for its owner alone: texts are stored in clear.
-pub(super) fn private(options: &mut fs::OpenOptions) -> &mut fs::OpenOptions {
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
-    options
-}
-
-/// What a connection is for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Use {
-    Write,
-    Read,
-    /// Small writes beside the writer's; made when it is needed.
-    Pulse,
-}
-
-pub(super) async fn connect(file: Option<&Path>, what_for: Use) -> Result<DatabaseConnection, DbErr> {
-    let mut options = ConnectOptions::new("sqlite::memory:");
-    let connections = if what_for == Use::Read { READERS } else { 1 };
-    options
-        .max_connections(connections)
-        // All from the start: later there may be no descriptors left.
-        .min_connections(if what_for == Use::Pulse { 0 } else { connections })
-        .connect_lazy(what_for == Use::Pulse)
-        // A database in memory is gone with its connection.
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        .sqlx_logging(false)
-        .record_stmt_in_spans(false);
-    let file = file.map(Path::to_owned);
-    options.map_sqlx_sqlite_opts(move |options: SqliteConnectOptions| {
-        let options = options
-            .foreign_keys(false)
-            .busy_timeout(Duration::from_secs(5))
-            .synchronous(SqliteSynchronous::Full)
-            // What an update returns fits, so that SQLite's thread need not wait for ours.
-            .row_buffer_size(2_048)
-            .pragma("temp_store", "memory");
-        let Some(file) = &file else { return options };
-        let options = options.in_memory(false).shared_cache(false).filename(file);
-        // Checkpoints are rarer than by default (1,000 pages): pages that are written
-        // again and again go into the database once.
-        let writes = |options: SqliteConnectOptions| {
-            options
-                .journal_mode(SqliteJournalMode::Wal)
-                .pragma("wal_autocheckpoint", "4000")
-                .pragma("journal_size_limit", "67108864")
-        };
-        match what_for {
-            Use::Read => options.read_only(true).statement_cache_capacity(256),
-            Use::Pulse | Use::Write => writes(options),
-        }
-    });
-    sea_orm::Database::connect(options).await
 }
 
 /// Compares the tables with this program's, and makes what lacks.
@@ -431,7 +287,7 @@ pub(super) async fn root_uses(url: &str, tables: &Tables, keys: &Keyring) -> Res
         let server = Server::new(url, tables)?;
         server.prepare(&server.connect(1), false).await?;
         (server.connect(1), PathBuf::from(server.name))
-    } else if place(url)?.is_none() {
+    } else if sqlite::file_of(url)?.is_none() {
         return Ok(Vec::new());
     } else {
         let (db, path) = beside(url).await?;
@@ -446,12 +302,14 @@ pub(super) async fn root_uses(url: &str, tables: &Tables, keys: &Keyring) -> Res
 /// A connection that reads the file that an address names, which must be there,
 /// whoever else has it open.
 pub(super) async fn beside(url: &str) -> Result<(DatabaseConnection, PathBuf), OpenError> {
-    let Some(path) = place(url)? else {
+    let Some(path) = sqlite::file_of(url)? else {
         let reason = "a database in memory is known to its own server alone";
         return Err(OpenError::BadUrl { url: url.to_owned(), reason });
     };
     fs::metadata(path).map_err(|error| OpenError::from_io(path, &error))?;
-    let db = connect(Some(path), Use::Read).await.map_err(|error| OpenError::from_db(path, &error))?;
+    let db = connect(&Place::File(path.to_owned()), Use::Read)
+        .await
+        .map_err(|error| OpenError::from_db(path, &error))?;
     Ok((db, path.to_owned()))
 }
 

@@ -70,7 +70,7 @@ const MOST_BYTES: usize = 8 << 20;
 pub(super) struct Writer {
     /// For all that is not written otherwise.
     pub db: Database,
-    /// On an SQLite file, what is written most goes to it there.
+    /// On SQLite: what is written most goes to it there.
     pub kept: Option<sqlite::Kept>,
     /// On SQLite, which jobs identical Starts may join; elsewhere an index says so.
     pub joinable: Option<Joinable>,
@@ -282,9 +282,7 @@ impl Writer {
     async fn ready(&mut self) -> Result<(), Error> {
         self.renew().await?;
         match &mut self.joinable {
-            Some(joinable) if joinable.is_in_doubt() => {
-                joinable.settle(&self.db).await.map_err(Error::from)
-            }
+            Some(joinable) if joinable.is_in_doubt() => joinable.settle(&self.db).await.map_err(Error::from),
             _ => Ok(()),
         }
     }

@@ -1,4 +1,5 @@
-//! On an SQLite file: what is written most, beside SeaORM.
+//! On SQLite: where a database is, connections to it, and what is written most, beside
+//! SeaORM.
 //!
 //! ```text
 //!   writer's task ── rows of a transaction ──▶ thread "store file": BEGIN, rows, COMMIT
@@ -15,20 +16,26 @@
 //! before.
 
 mod columns;
+mod connect;
+mod place;
 mod statements;
+
+pub(super) use connect::{READERS, Use, connect, open};
+pub(super) use place::{Place, check, file_of, lock, private, resolve};
 
 use super::{
     Error,
+    database::Database,
     names::Tables,
     write::{Outcome, Rows},
 };
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
+use sea_orm::{DbErr, RuntimeErr};
 use statements::{Statements, Texts, is_ours};
 use std::{
-    path::{Path, PathBuf},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc},
     thread,
-    time::Duration,
 };
 use tokio::sync::oneshot;
 
@@ -45,7 +52,10 @@ pub(super) enum Written {
 
 /// The connection that writes, on a thread of its own.
 pub(super) struct Kept {
-    file: PathBuf,
+    place: Place,
+    /// The one connection that others have to a database in memory: connections to that
+    /// are in each other's way where they do something at once.
+    other: Option<Database>,
     texts: Arc<Texts>,
     /// Bytes of pages that it keeps.
     cache: u64,
@@ -53,7 +63,7 @@ pub(super) struct Kept {
 }
 
 struct Thread {
-    transactions: mpsc::Sender<Transaction>,
+    transactions: mpsc::SyncSender<Transaction>,
     /// Ends with the connection.
     ended: oneshot::Receiver<()>,
 }
@@ -64,10 +74,16 @@ struct Transaction {
 }
 
 impl Kept {
-    /// To a file that is there, with all tables.
-    pub(super) async fn open(file: &Path, tables: &Tables, cache: u64) -> Result<Self, Error> {
+    /// To what `db` is connected to, which has all tables.
+    pub(super) async fn open(
+        place: Place,
+        db: &Database,
+        tables: &Tables,
+        cache: u64,
+    ) -> Result<Self, Error> {
         let texts = Arc::new(Texts::of(tables));
-        let mut kept = Self { file: file.to_owned(), texts, cache, thread: None };
+        let other = place.file().is_none().then(|| db.clone());
+        let mut kept = Self { place, other, texts, cache, thread: None };
         kept.ready().await?;
         Ok(kept)
     }
@@ -77,27 +93,20 @@ impl Kept {
         if self.thread.is_some() {
             return Ok(());
         }
-        let (transactions, handed) = mpsc::channel();
-        let ((opened, opens), (ends, ended)) = (oneshot::channel(), oneshot::channel());
-        let (file, texts, cache) = (self.file.clone(), Arc::clone(&self.texts), self.cache);
+        let (transactions, handed) = mpsc::sync_channel(1);
+        let (opened, opens) = oneshot::channel();
+        let (ends, ended) = oneshot::channel::<()>();
+        let (place, texts, cache) = (self.place.clone(), Arc::clone(&self.texts), self.cache);
         let run = move || {
-            let _ends: oneshot::Sender<()> = ends; // dropped after the connection
-            let connection = match open(&file, cache) {
-                Ok(connection) => connection,
-                Err(error) => return drop(opened.send(Err(error))),
-            };
-            match Statements::prepare(&connection, &texts) {
-                // The writer may have gone.
-                Ok(mut statements) => {
-                    let _ = opened.send(Ok(()));
-                    serve(&connection, &mut statements, &handed);
-                }
-                Err(error) => drop(opened.send(Err(error.into()))),
+            let _ends = ends; // dropped after the connection
+            match open(&place, cache) {
+                Ok(connection) => serve(&connection, &texts, opened, &handed),
+                Err(error) => drop(opened.send(Err(error))),
             }
         };
         let unavailable = |error: &dyn std::fmt::Display| Error::Unavailable(error.to_string());
         thread::Builder::new().name("store file".into()).spawn(run).map_err(|error| unavailable(&error))?;
-        opens.await.map_err(|error| unavailable(&error))??;
+        opens.await.map_err(|error| unavailable(&error))?.map_err(Error::from)?;
         self.thread = Some(Thread { transactions, ended });
         Ok(())
     }
@@ -111,14 +120,23 @@ impl Kept {
         if let Err(error) = self.ready().await {
             return Some(Written::Failed(error));
         }
+        let _others_rest = match &self.other {
+            Some(db) => match db.connection().get_sqlite_connection_pool().acquire().await {
+                Ok(connection) => Some(connection),
+                Err(error) => {
+                    let error = DbErr::Conn(RuntimeErr::SqlxError(error.into()));
+                    return Some(Written::Failed(error.into()));
+                }
+            },
+            None => None,
+        };
         let (told, tells) = oneshot::channel();
         let transaction = Transaction { rows: std::mem::take(rows), told };
-        let gone = || Written::Failed(Error::Unavailable("the thread that writes is gone".into()));
-        let Some(thread) = &self.thread else { return Some(gone()) };
+        let Some(thread) = &self.thread else { return Some(Written::Failed(gone())) };
         if let Err(mpsc::SendError(transaction)) = thread.transactions.send(transaction) {
             *rows = transaction.rows;
             self.thread = None;
-            return Some(gone());
+            return Some(Written::Failed(gone()));
         }
         match tells.await {
             Ok((given_back, written)) => {
@@ -127,7 +145,7 @@ impl Kept {
             }
             Err(_) => {
                 self.thread = None;
-                Some(gone())
+                Some(Written::Failed(gone()))
             }
         }
     }
@@ -141,30 +159,35 @@ impl Kept {
     }
 }
 
-/// As those of the pool are opened, see [`super::open`].
-pub(super) fn open(file: &Path, cache: u64) -> Result<Connection, Error> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(file, flags)?;
-    connection.busy_timeout(Duration::from_secs(5))?;
-    connection.execute_batch(&format!(
-        "PRAGMA foreign_keys = OFF; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-         PRAGMA temp_store = MEMORY; PRAGMA wal_autocheckpoint = 4000;
-         PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -{}",
-        cache >> 10
-    ))?;
-    Ok(connection)
-}
-
-/// Until nobody hands in any more.
-fn serve(connection: &Connection, statements: &mut Statements<'_>, handed: &mpsc::Receiver<Transaction>) {
+/// Says whether it is ready, and writes until nobody hands in any more.
+fn serve(
+    connection: &Connection,
+    texts: &Texts,
+    opened: oneshot::Sender<rusqlite::Result<()>>,
+    handed: &mpsc::Receiver<Transaction>,
+) {
+    let mut statements = match Statements::prepare(connection, texts) {
+        Ok(statements) => statements,
+        Err(error) => return drop(opened.send(Err(error))),
+    };
+    // The writer may have gone, here and below.
+    let _ = opened.send(Ok(()));
     while let Ok(Transaction { rows, told }) = handed.recv() {
-        let written = match statements.write(&rows) {
-            Ok(outcomes) => Written::Done(outcomes),
-            Err(error) => failed(connection, error),
+        let written = match catch_unwind(AssertUnwindSafe(|| statements.write(&rows))) {
+            Ok(Ok(outcomes)) => Written::Done(outcomes),
+            Ok(Err(error)) => failed(connection, error),
+            Err(_) => {
+                // Rolled back with the connection.
+                let _ = told.send((rows, Written::Failed(gone())));
+                return;
+            }
         };
-        // The writer may have gone.
         let _ = told.send((rows, written));
     }
+}
+
+fn gone() -> Error {
+    Error::Unavailable("the thread that writes is gone".into())
 }
 
 fn failed(connection: &Connection, error: rusqlite::Error) -> Written {

@@ -1,7 +1,10 @@
 //! Opening: what is found, and what people are told.
 
 use super::*;
-use crate::store::{OpenError, sqlite};
+use crate::store::{
+    OpenError,
+    sqlite::{self, Place},
+};
 use sea_orm::{ConnectionTrait as _, Database};
 use std::fs;
 
@@ -208,7 +211,7 @@ async fn the_connection_that_writes_has_the_memory_that_was_asked_for() {
     let file = folder.path().join("backjob.db");
     fs::File::create(&file).expect("made");
     for (bytes, kib) in [(64 << 10, -64), (20 << 20, -20_480)] {
-        let connection = sqlite::open(&file, bytes).expect("connected");
+        let connection = sqlite::open(&Place::File(file.clone()), bytes).expect("connected");
         let asked = connection.query_row("PRAGMA cache_size", (), |row| row.get::<_, i64>(0));
         assert_eq!(asked, Ok(kib));
     }
