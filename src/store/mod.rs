@@ -1,16 +1,18 @@
 //! The tables: what outlives the process.
 //!
 //! ```text
-//!   engine ── reserve, write ──▶ writer.rs ──▶ commit.rs ──▶ one connection that writes
+//!   engine ── reserve, write ──▶ writer.rs ─┬▶ sqlite/, postgres/: what is written most
+//!                                           └▶ commit.rs: all else
 //!   engine ── records, list, due, … ──▶ read.rs, list.rs ──▶ some that read
 //!   engine ── beat, changed_since, notify ──▶ node.rs, feed.rs, notice.rs ──▶ others
 //! ```
 //!
 //! SQLite, PostgreSQL and MariaDB carry the same tables. What differs in the text of
-//! statements is in `dialect.rs`, whole transactions as one text in `batch.rs` (SQLite)
-//! and `postgres/` (PostgreSQL), in connections in `open.rs` (files) and `server.rs`
-//! (servers); `names.rs` puts schema and prefix in place, `database.rs` hides a
-//! pooler. Where other nodes write too, `shared.rs` begins again what they overtook.
+//! statements is in `dialect.rs`, what is written most in `sqlite/` (prepared statements
+//! on a connection of its own, beside SeaORM) and `postgres/` (a transaction as one
+//! statement), in connections in `sqlite/` and `server.rs`; `names.rs` puts schema and
+//! prefix in place, `database.rs` hides a pooler. Where other nodes write too, `shared.rs`
+//! begins again what they overtook.
 //!
 //! It may import `clock`, `job`, `secret` and `tasks`, and knows no transport.
 //!

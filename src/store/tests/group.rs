@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 /// Transactions in SQLite's log: frames that name the size of the database after them
 /// (<https://www.sqlite.org/fileformat2.html#walformat>).
-fn transactions(database: &Path) -> usize {
+pub(super) fn transactions(database: &Path) -> usize {
     let log = fs::read(format!("{}-wal", database.display())).expect("a log");
     let number = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().expect("four bytes"));
     let (page, salts) = (number(8) as usize, &log[16..24]);

@@ -15,6 +15,7 @@ mod plans;
 mod reading;
 mod schema;
 mod servers;
+mod sqlite;
 mod writing;
 
 use super::{AttemptRow, Error, Merge, New, Options, Outcome, Store, Tables, Update, Write};
