@@ -158,7 +158,7 @@ async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened,
     let path = place.file().unwrap_or(Path::new(":memory:"));
     let db = connect(&place, Use::Write).await.map_err(|error| OpenError::from_db(path, &error))?;
     let db = Database::new(db, options.tables.clone(), 1);
-    let (reader, settled, joinable) = match prepare(&db, path, &place, options, moment).await {
+    let (reader, kept, settled, joinable) = match prepare(&db, path, &place, options, moment).await {
         Ok(prepared) => prepared,
         Err(error) => {
             // Leaves no log behind; that this fails too adds nothing.
@@ -166,8 +166,6 @@ async fn open_file(options: &Options, moment: (i64, [u8; 24])) -> Result<Opened,
             return Err(error);
         }
     };
-    let other = |error: Error| OpenError::Other { path: path.to_owned(), reason: error.to_string() };
-    let kept = Kept::open(place.clone(), &db, &options.tables, options.page_cache).await.map_err(other)?;
     let pulse = match &place {
         Place::File(_) => {
             let pulse =
@@ -218,15 +216,15 @@ async fn open_server(
     })
 }
 
-/// Brings the tables up to date; the connections that read, what is known of roots,
-/// and which jobs may be joined.
+/// Brings the tables up to date; the connections that read, the one that writes most,
+/// what is known of roots, and which jobs may be joined.
 async fn prepare(
     db: &Database,
     path: &Path,
     place: &Place,
     options: &Options,
     (now, nonce): (i64, [u8; 24]),
-) -> Result<(Database, roots::Known, Joinable), OpenError> {
+) -> Result<(Database, Kept, roots::Known, Joinable), OpenError> {
     if place.file().is_some_and(|file| fs::metadata(file).is_ok_and(|file| file.len() <= CHECKED)) {
         let damaged = |reason| OpenError::NotADatabase { path: path.to_owned(), reason };
         quick_check(db.connection()).await.map_err(damaged)?;
@@ -234,6 +232,11 @@ async fn prepare(
     schema(db.connection(), path, options).await?;
     let settled = roots::settle(db, path, options, now, nonce).await?;
     let joinable = Joinable::load(db).await.map_err(|error| OpenError::from_db(path, &error))?;
+    let kept = Kept::open(place.clone(), db, &options.tables, options.page_cache);
+    let kept = kept.await.map_err(|error| match error {
+        Error::Damaged(reason) => OpenError::NotADatabase { path: path.to_owned(), reason },
+        error => OpenError::Other { path: path.to_owned(), reason: error.to_string() },
+    })?;
     let reader = match place {
         Place::File(_) => {
             let reader = connect(place, Use::Read).await.map_err(|error| OpenError::from_db(path, &error))?;
@@ -241,7 +244,7 @@ async fn prepare(
         }
         Place::Memory(_) => db.clone(),
     };
-    Ok((reader, settled, joinable))
+    Ok((reader, kept, settled, joinable))
 }
 
 /// Compares the tables with this program's, and makes what lacks.

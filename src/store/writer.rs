@@ -317,12 +317,14 @@ impl Writer {
         if self.health.damage().is_some() {
             return; // the check of the file finds out
         }
-        let result = match (self.mark, self.renew().await) {
+        let health = Arc::clone(&self.health);
+        let renewed = watched(&health, self.renew()).await;
+        let result = match (self.mark, renewed) {
             (Some(mark), _) => shared::probe(&self.db, mark).await.map_err(Error::from),
             (None, Ok(())) => {
                 let probe = self.db.execute_unprepared("PRAGMA user_version = 0");
                 match (watched(&self.health, probe).await, &mut self.kept) {
-                    (Ok(_), Some(kept)) => kept.ready().await,
+                    (Ok(_), Some(kept)) => watched(&self.health, kept.ready()).await,
                     (probed, _) => probed.map(drop).map_err(Error::from),
                 }
             }

@@ -59,6 +59,8 @@ pub(in crate::store) async fn connect(place: &Place, what_for: Use) -> Result<Da
             return options.read_only(true).statement_cache_capacity(256);
         }
         options
+            // Texts of as many rows as there happen to be.
+            .statement_cache_capacity(32)
             .journal_mode(SqliteJournalMode::Wal)
             .pragma("wal_autocheckpoint", CHECKPOINT.to_string())
             .pragma("journal_size_limit", LOG.to_string())
@@ -85,5 +87,10 @@ pub(in crate::store) fn open(place: &Place, cache: u64) -> rusqlite::Result<Conn
          PRAGMA journal_size_limit = {LOG}; PRAGMA cache_size = -{}",
         cache >> 10
     ))?;
+    // A file that may not be written is opened all the same.
+    if connection.is_readonly(rusqlite::MAIN_DB)? {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);
+        return Err(rusqlite::Error::SqliteFailure(code, Some("the file may not be written".into())));
+    }
     Ok(connection)
 }

@@ -70,7 +70,15 @@ struct Thread {
 
 struct Transaction {
     rows: Vec<Rows>,
-    told: oneshot::Sender<(Vec<Rows>, Written)>,
+    told: oneshot::Sender<Answer>,
+}
+
+struct Answer {
+    /// Given back.
+    rows: Vec<Rows>,
+    written: Written,
+    /// Nothing more is written on this connection: what it is in nobody knows.
+    ends: bool,
 }
 
 impl Kept {
@@ -138,16 +146,15 @@ impl Kept {
             self.thread = None;
             return Some(Written::Failed(gone()));
         }
-        match tells.await {
-            Ok((given_back, written)) => {
-                *rows = given_back;
-                Some(written)
-            }
-            Err(_) => {
-                self.thread = None;
-                Some(Written::Failed(gone()))
-            }
+        let Ok(answer) = tells.await else {
+            self.thread = None;
+            return Some(Written::Failed(gone()));
+        };
+        *rows = answer.rows;
+        if answer.ends {
+            self.close().await;
         }
+        Some(answer.written)
     }
 
     /// Closes the connection; what is written next opens another.
@@ -173,16 +180,16 @@ fn serve(
     // The writer may have gone, here and below.
     let _ = opened.send(Ok(()));
     while let Ok(Transaction { rows, told }) = handed.recv() {
-        let written = match catch_unwind(AssertUnwindSafe(|| statements.write(&rows))) {
-            Ok(Ok(outcomes)) => Written::Done(outcomes),
+        let (written, ends) = match catch_unwind(AssertUnwindSafe(|| statements.write(&rows))) {
+            Ok(Ok(outcomes)) => (Written::Done(outcomes), false),
             Ok(Err(error)) => failed(connection, error),
-            Err(_) => {
-                // Rolled back with the connection.
-                let _ = told.send((rows, Written::Failed(gone())));
-                return;
-            }
+            // Rolled back with the connection.
+            Err(_) => (Written::Failed(gone()), true),
         };
-        let _ = told.send((rows, written));
+        let _ = told.send(Answer { rows, written, ends });
+        if ends {
+            return;
+        }
     }
 }
 
@@ -190,15 +197,12 @@ fn gone() -> Error {
     Error::Unavailable("the thread that writes is gone".into())
 }
 
-fn failed(connection: &Connection, error: rusqlite::Error) -> Written {
+/// What to tell of a transaction that failed, and whether the connection is of no use.
+fn failed(connection: &Connection, error: rusqlite::Error) -> (Written, bool) {
     // SQLite rolls back by itself where the disk fails.
-    if !connection.is_autocommit()
-        && let Err(error) = connection.execute_batch("ROLLBACK")
-    {
-        return Written::Failed(error.into());
-    }
+    let stays_open = !connection.is_autocommit() && connection.execute_batch("ROLLBACK").is_err();
     match Error::from(error) {
-        Error::Refused(_) => Written::Otherwise,
-        error => Written::Failed(error),
+        Error::Refused(_) if !stays_open => (Written::Otherwise, false),
+        error => (Written::Failed(error), stays_open),
     }
 }
