@@ -9,7 +9,15 @@ use crate::{
     watch::{Closed, Frame, Item, TextMode, Watcher},
 };
 use futures_util::{Stream, stream};
-use std::{collections::HashMap, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Poll, ready},
+    time::Duration,
+};
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::Status;
 
 /// The frames of one watch.
@@ -30,6 +38,9 @@ struct Watch {
     watcher: Watcher<Record>,
     clock: Arc<dyn Clock>,
     heartbeat: Duration,
+    /// When to look whether nothing was sent for so long: not after it. That a frame is
+    /// sent does not move it, for that costs more than the frame where thousands watch.
+    beat: Pin<Box<Sleep>>,
     text: Text,
     /// With DELTA: how far each job's text was sent, and of which attempt.
     sent: HashMap<JobId, (u32, Cursor)>,
@@ -38,7 +49,8 @@ struct Watch {
 
 /// Turns a watch into frames, with one at least every `heartbeat`.
 pub fn frames(watcher: Watcher<Record>, clock: Arc<dyn Clock>, heartbeat: Duration, text: Text) -> Frames {
-    let watch = Watch { watcher, clock, heartbeat, text, sent: HashMap::new(), over: false };
+    let beat = Box::pin(sleep(heartbeat));
+    let watch = Watch { watcher, clock, heartbeat, beat, text, sent: HashMap::new(), over: false };
     Box::pin(stream::unfold(watch, |mut watch| async move {
         let frame = watch.next().await?;
         Some((frame, watch))
@@ -50,10 +62,24 @@ impl Watch {
         if self.over {
             return None;
         }
-        let item = match tokio::time::timeout(self.heartbeat, self.watcher.next()).await {
-            Ok(item) => item,
-            Err(_) => return Some(Ok(JobFrame::own(&self.own()))),
+        let due = Instant::now() + self.heartbeat;
+        let item = {
+            let (mut item, beat) = (pin!(self.watcher.next()), &mut self.beat);
+            poll_fn(move |context| {
+                if let Poll::Ready(item) = item.as_mut().poll(context) {
+                    return Poll::Ready(Some(item));
+                }
+                loop {
+                    ready!(beat.as_mut().poll(context));
+                    if Instant::now() >= due {
+                        return Poll::Ready(None);
+                    }
+                    beat.as_mut().reset(due);
+                }
+            })
+            .await
         };
+        let Some(item) = item else { return Some(Ok(JobFrame::own(&self.own()))) };
         match item {
             Ok(item) => Some(Ok(self.frame(item))),
             Err(Closed::Done) => None,

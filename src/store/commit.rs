@@ -152,8 +152,7 @@ async fn all(
     for (place, write) in writes.iter().enumerate() {
         outcomes.push(match write {
             Rows::Insert { .. } => existing.get(&place).map_or(Outcome::Done, |job| Outcome::Existing(*job)),
-            Rows::Delete(ids) if delete(db, ids).await? == 0 => Outcome::Lost,
-            Rows::Delete(_) => Outcome::Done,
+            Rows::Delete(_) => Outcome::Lost, // unless there is something to erase, below
             Rows::Reseal { from, request } => match reseal(db, *from, request).await? {
                 true => Outcome::Done,
                 false => Outcome::Lost,
@@ -177,6 +176,14 @@ async fn all(
     insert::<job_text::ActiveModel, _>(db, texts, Some(replace::<job_text::Entity>(&["job_id"]))).await?;
     let newer = replace::<attempt::Entity>(&["job_id", "attempt"]);
     insert::<attempt::ActiveModel, _>(db, attempts, Some(newer)).await?;
+    // In the end, so that nothing is left of a job that changed in the same transaction.
+    for (write, outcome) in writes.iter().zip(&mut outcomes) {
+        if let Rows::Delete(ids) = write
+            && delete(db, ids).await? > 0
+        {
+            *outcome = Outcome::Done;
+        }
+    }
     if let Some(marked) = marked {
         mark(db, marked).await?;
     }

@@ -160,10 +160,7 @@ impl Tables {
                     }
                     None => true,
                 },
-                Rows::Delete(ids) => {
-                    touched.extend(ids.iter().cloned());
-                    self.delete(ids)
-                }
+                Rows::Delete(_) => false, // below
                 Rows::Reseal { from, request } => match self.requests.get_mut(&request.job_id) {
                     Some(row) if row.root_id == *from => {
                         row.root_id.clone_from(&request.root_id);
@@ -194,6 +191,14 @@ impl Tables {
         self.texts.extend(texts.into_iter().map(|text| (text.job_id.clone(), text)));
         let keyed = attempts.into_iter().map(|row| ((row.job_id.clone(), row.attempt), row));
         self.attempts.extend(keyed);
+        for (write, outcome) in writes.iter().zip(&mut outcomes) {
+            if let Rows::Delete(ids) = write {
+                touched.extend(ids.iter().cloned());
+                if self.delete(ids) {
+                    *outcome = Outcome::Done;
+                }
+            }
+        }
         Ok((outcomes, touched))
     }
 

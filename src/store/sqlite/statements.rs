@@ -149,11 +149,16 @@ impl<'c> Statements<'c> {
                 }
                 Ok(Outcome::Done)
             }
-            Rows::Delete(ids) => self.delete(ids),
-            // Not one of ours.
-            Rows::Reseal { .. } => Ok(Outcome::Lost),
+            // Below; and not one of ours.
+            Rows::Delete(_) | Rows::Reseal { .. } => Ok(Outcome::Lost),
         });
-        let outcomes = outcomes.collect::<Result<_>>()?;
+        let mut outcomes = outcomes.collect::<Result<Vec<_>>>()?;
+        // In the end, so that nothing is left of a job that changed in the same transaction.
+        for (rows, outcome) in writes.iter().zip(&mut outcomes) {
+            if let Rows::Delete(ids) = rows {
+                *outcome = self.delete(ids)?;
+            }
+        }
         self.commit.raw_execute()?;
         Ok(outcomes)
     }

@@ -372,3 +372,29 @@ async fn so_many(store: &Store) {
         first += count;
     }
 }
+
+#[tokio::test]
+async fn of_a_job_that_changes_while_it_is_erased_nothing_is_left() {
+    on_all(async |store| {
+        let mut ended = Vec::new();
+        for n in [1, 2] {
+            let mut record = added(&store, job(n)).await;
+            happens(&store, &mut record, Event::Cancel, at(NOW + 20)).await;
+            ended.push(record);
+        }
+        let record = ended[1].clone();
+        let attempt = Some(AttemptRow::claimed(1, "here".into(), NOW));
+        let change = Update { from: record.job.revision, text: true, attempt, record };
+        // In one transaction, whichever comes first.
+        let erased = hand_in(&store, Write::Delete(vec![ended[0].id, ended[1].id])).await;
+        let changed = hand_in(&store, Write::Update(Box::new(change))).await;
+        assert_eq!(changed.await.expect("told"), Ok(Outcome::Done));
+        assert_eq!(erased.await.expect("told"), Ok(Outcome::Done));
+        for record in &ended {
+            assert!(store.records(&[record.id], true).await.expect("read").is_empty());
+            let attempts = store.attempts(record.id).await.expect("read");
+            assert!(attempts.is_empty(), "{attempts:?}");
+        }
+    })
+    .await;
+}
