@@ -2,7 +2,7 @@
 
 use super::frame::{Frame, Subject};
 use super::inbox::{Closed, Inbox, Item};
-use crate::job::{JobId, OfIds, Revision};
+use crate::job::{JobId, Revision};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{
@@ -43,7 +43,7 @@ impl<S: Subject> Core<S> {
 type Watchers<S> = BTreeMap<u64, Arc<Core<S>>>;
 
 struct Registry<S> {
-    by_job: HashMap<JobId, Watchers<S>, OfIds>,
+    by_job: HashMap<JobId, Watchers<S>>,
     by_filter: Watchers<S>,
     all: BTreeMap<u64, Weak<Core<S>>>,
     ended: Ended,
@@ -107,7 +107,7 @@ pub struct Hub<S> {
 impl<S: Subject> Default for Hub<S> {
     fn default() -> Self {
         let registry = Registry {
-            by_job: HashMap::default(),
+            by_job: HashMap::new(),
             by_filter: BTreeMap::new(),
             all: BTreeMap::new(),
             ended: Ended::default(),
@@ -269,7 +269,7 @@ impl<S: Subject> Hub<S> {
 }
 
 /// Puts a job on a watcher's stream.
-fn join<S: Subject>(by_job: &mut HashMap<JobId, Watchers<S>, OfIds>, core: &Arc<Core<S>>, id: JobId) {
+fn join<S: Subject>(by_job: &mut HashMap<JobId, Watchers<S>>, core: &Arc<Core<S>>, id: JobId) {
     let mut inbox = lock(&core.inbox);
     if inbox.is_over(id) {
         return;

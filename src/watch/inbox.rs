@@ -1,7 +1,7 @@
 //! What one watcher has not taken yet. Pure.
 
 use super::frame::{Frame, Subject};
-use crate::job::{JobId, OfIds, Revision};
+use crate::job::{JobId, Revision};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
@@ -54,7 +54,7 @@ enum Slot {
 
 #[derive(Debug)]
 pub(super) struct Inbox<S> {
-    jobs: HashMap<JobId, Watched<S>, OfIds>,
+    jobs: HashMap<JobId, Watched<S>>,
     queue: VecDeque<Slot>,
     /// Deletions that were not taken yet.
     gone: usize,
@@ -77,7 +77,7 @@ pub(super) struct Inbox<S> {
 impl<S: Subject> Inbox<S> {
     pub(super) fn new(endless: bool, had: Option<Revision>) -> Self {
         Self {
-            jobs: HashMap::default(),
+            jobs: HashMap::new(),
             queue: VecDeque::new(),
             gone: 0,
             open: 0,
