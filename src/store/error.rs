@@ -76,8 +76,7 @@ impl From<DbErr> for Error {
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
-        let code = error.sqlite_error().map(|error| error.extended_code & 0xff);
-        match of_sqlite(code) {
+        match of_sqlite(error.sqlite_error().map(|error| error.extended_code)) {
             Trouble::Refused => Self::Refused(error.to_string()),
             Trouble::Damaged => Self::Damaged(error.to_string()),
             _ => Self::Unavailable(error.to_string()),
@@ -290,12 +289,12 @@ pub(super) fn trouble(error: &DbErr) -> Trouble {
     if let Some(error) = error.try_downcast_ref::<SqlxMySqlError>() {
         return of_mariadb(error.number());
     }
-    of_sqlite(error.code().and_then(|code| code.parse::<i32>().ok()).map(|code| code & 0xff))
+    of_sqlite(error.code().and_then(|code| code.parse().ok()))
 }
 
-/// By SQLite's own code, without its extension.
+/// By SQLite's own code, with its extension or without.
 fn of_sqlite(code: Option<i32>) -> Trouble {
-    match code {
+    match code.map(|code| code & 0xff) {
         Some(TOO_BIG | CONSTRAINT | MISMATCH | RANGE) => Trouble::Refused,
         Some(CORRUPT | NOT_A_DATABASE) => Trouble::Damaged,
         _ => Trouble::Other,

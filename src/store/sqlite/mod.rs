@@ -138,9 +138,9 @@ impl Kept {
             },
             None => None,
         };
+        let Some(thread) = &self.thread else { return Some(Written::Failed(gone())) };
         let (told, tells) = oneshot::channel();
         let transaction = Transaction { rows: std::mem::take(rows), told };
-        let Some(thread) = &self.thread else { return Some(Written::Failed(gone())) };
         if let Err(mpsc::SendError(transaction)) = thread.transactions.send(transaction) {
             *rows = transaction.rows;
             self.thread = None;

@@ -3,7 +3,7 @@
 use super::columns::Values;
 use crate::store::{
     columns::{ATTEMPT, BEGUN, CHANGED, KEY, LABEL, NEW, PROGRESS, REQUEST, TEXT, is_new},
-    entity::{attempt, job, job_text},
+    entity::job,
     names::Tables,
     write::{Outcome, Rows},
 };
@@ -45,7 +45,7 @@ fn update(table: &str, key: &[&str], columns: &[&str]) -> String {
 }
 
 /// To write a row over the one with its key, the first `key` columns, and else anew.
-fn put(table: &str, columns: &[&str], key: usize) -> [String; 2] {
+fn over_or_anew(table: &str, columns: &[&str], key: usize) -> [String; 2] {
     [update(table, &columns[..key], &columns[key..]), insert(table, columns)]
 }
 
@@ -69,8 +69,8 @@ impl Texts {
             begun: place(insert("attempt", BEGUN)),
             progress: place(update("job", &was, PROGRESS)),
             change: place(change),
-            attempt: put("attempt", ATTEMPT, 2).map(place),
-            text: put("job_text", TEXT, 1).map(place),
+            attempt: over_or_anew("attempt", ATTEMPT, 2).map(place),
+            text: over_or_anew("job_text", TEXT, 1).map(place),
             wipe: place(r#"UPDATE "job_request" SET credentials = NULL WHERE job_id = ?"#.into()),
             delete: place(r#"DELETE FROM "job" WHERE id = ? AND state >= 4"#.into()),
             belongings: BELONGINGS.map(|table| place(format!(r#"DELETE FROM "{table}" WHERE job_id = ?"#))),
@@ -134,15 +134,14 @@ impl<'c> Statements<'c> {
         let outcomes = writes.iter().map(|rows| match rows {
             Rows::Insert { .. } => Ok(Outcome::Done),
             Rows::Update { from, job, progress, closed, wipe, text, attempt } => {
-                let how = if *progress { How::Progress } else { How::State { closed: *closed } };
-                if !self.update(*from, job, how)? {
+                if !self.update(*from, job, (!progress).then_some(*closed))? {
                     return Ok(Outcome::Lost);
                 }
                 if let Some(attempt) = attempt {
-                    self.attempt(attempt)?;
+                    put(&mut self.attempt, |values| values.attempt(attempt))?;
                 }
                 if let Some(text) = text {
-                    self.text(text)?;
+                    put(&mut self.text, |values| values.job_text(text))?;
                 }
                 if *wipe {
                     run(&mut self.wipe, |values| values.add(job.id.as_slice()))?;
@@ -189,36 +188,16 @@ impl<'c> Statements<'c> {
         Ok(())
     }
 
-    /// Whether its revision was still that one.
-    fn update(&mut self, from: i64, job: &job::Model, how: How) -> Result<bool> {
-        let changed = match how {
-            How::Progress => run(&mut self.progress, |values| {
-                values.from(from, job)?;
-                values.progress(job)
-            }),
-            How::State { closed } => run(&mut self.change, |values| {
-                values.from(from, job)?;
-                values.progress(job)?;
-                values.state(job, closed)
-            }),
-        };
+    /// Whether its revision was still that one. Where more changed than what its action
+    /// reported, `closed` is whether no later Start joins it.
+    fn update(&mut self, from: i64, job: &job::Model, closed: Option<bool>) -> Result<bool> {
+        let statement = if closed.is_some() { &mut self.change } else { &mut self.progress };
+        let changed = run(statement, |values| {
+            values.from(from, job)?;
+            values.progress(job)?;
+            closed.map_or(Ok(()), |closed| values.state(job, closed))
+        });
         changed.map(|rows| rows > 0)
-    }
-
-    fn attempt(&mut self, row: &attempt::Model) -> Result<()> {
-        let [over, anew] = &mut self.attempt;
-        if run(over, |values| values.attempt(row))? == 0 {
-            run(anew, |values| values.attempt(row))?;
-        }
-        Ok(())
-    }
-
-    fn text(&mut self, row: &job_text::Model) -> Result<()> {
-        let [over, anew] = &mut self.text;
-        if run(over, |values| values.job_text(row))? == 0 {
-            run(anew, |values| values.job_text(row))?;
-        }
-        Ok(())
     }
 
     /// Those that are final, with all that belongs to them.
@@ -236,20 +215,23 @@ impl<'c> Statements<'c> {
     }
 }
 
-/// What changed of a job.
-enum How {
-    /// What its action reported.
-    Progress,
-    /// More than that.
-    State { closed: bool },
-}
-
 /// How many rows it wrote.
-fn run<'s, 'c>(
-    statement: &'s mut Statement<'c>,
-    bind: impl FnOnce(&mut Values<'s, 'c>) -> Result<()>,
+fn run<'c>(
+    statement: &mut Statement<'c>,
+    bind: impl FnOnce(&mut Values<'_, 'c>) -> Result<()>,
 ) -> Result<usize> {
     let mut values = Values::of(statement);
     bind(&mut values)?;
     values.run()
+}
+
+/// Writes over the row that is there, or else a new one.
+fn put<'c>(
+    [over, anew]: &mut [Statement<'c>; 2],
+    bind: impl Fn(&mut Values<'_, 'c>) -> Result<()>,
+) -> Result<()> {
+    if run(over, &bind)? == 0 {
+        run(anew, &bind)?;
+    }
+    Ok(())
 }
